@@ -1,0 +1,55 @@
+# Every target first makes or updates its own environment in .venv. `make help` lists them.
+PYTHON ?= $(shell for p in python3.11 python3; do $$p -c '' 2>/dev/null && echo $$p && break; done)
+VENV ?= .venv
+PIP_FLAGS ?=#    for every pip call
+TORCH_FLAGS ?=#  for the call that installs torch: an index with the build that fits your hardware
+PYTEST_FLAGS ?=# for example -n 4, -k graph or --cov
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt $(PIP_FLAGS)
+TORCH := $(shell grep '^torch==' constraints.txt)
+
+.DEFAULT_GOAL := help
+.PHONY: clean demo docs help lint test
+
+demo: $(VENV)/.installed ## train on a small simulated tissue and show what comes out
+	@echo "==> sagefm demo"
+	@$(BIN)/sagefm demo
+
+test: $(VENV)/.installed-test ## run the tests
+	@echo "==> pytest"
+	@$(BIN)/pytest $(PYTEST_FLAGS)
+
+lint: $(VENV)/.installed-dev ## check style and types
+	@echo "==> ruff and mypy"
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+	@$(BIN)/mypy
+
+docs: $(VENV)/.installed-docs ## build the documentation, tutorials included, in docs/_build/html
+	@echo "==> sphinx-build"
+	@$(BIN)/sphinx-build -q -W --keep-going -b html docs docs/_build/html
+
+clean: ## remove what the targets made, but for .venv
+	@echo "==> removing build products and caches"
+	@rm -rf build dist docs/_build docs/generated .coverage htmlcov .mypy_cache .pytest_cache .ruff_cache
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## /  \1\t/p' $(MAKEFILE_LIST)
+
+$(BIN)/python:
+	@echo "==> $(PYTHON) -m venv $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+
+# One stamp for the package itself and one for each extra. torch goes first, so that its flags reach it alone.
+$(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "==> installing $(TORCH)"
+	@$(PIP) $(TORCH_FLAGS) $(TORCH)
+	@echo "==> installing sagefm"
+	@$(PIP) -e .
+	@touch $@
+
+$(VENV)/.installed-%: $(VENV)/.installed
+	@echo "==> installing sagefm[$*]"
+	@$(PIP) -e ".[$*]"
+	@touch $@

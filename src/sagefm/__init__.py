@@ -1,0 +1,27 @@
+"""SAGE-FM, a light foundation model for spatial transcriptomics, in the scverse."""
+
+from importlib import import_module
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sagefm import datasets, pl
+    from sagefm._model import SAGEFM
+
+__all__ = ["SAGEFM", "datasets", "pl"]
+__version__ = version("sagefm")
+
+_HOMES = {"SAGEFM": "sagefm._model"}
+
+
+def __getattr__(name: str) -> Any:
+    """Import what is asked for when it is asked for: scvi-tools and torch alone take seconds."""
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    if name in __all__:
+        return import_module(f"sagefm.{name}")
+    raise AttributeError(f"module 'sagefm' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -1,0 +1,147 @@
+"""What the model reads of one AnnData: counts, their log scale and neighbourhood means, as arrays and as batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cached_property
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+from anndata import AnnData
+from scvi import REGISTRY_KEYS
+from scvi.data import AnnDataManager
+from torch.utils.data import Dataset, Subset
+
+from sagefm._counts import in_memory, read_rows
+from sagefm._fields import GRAPH_KEY, SECTION_KEY, CountsField
+from sagefm._genes import gene_names, match_genes
+from sagefm._graph import neighbor_mean_operator
+from sagefm._normalization import Normalization
+
+NEIGHBORS_KEY, N_NEIGHBORS_KEY, KNOWN_KEY = "neighbors", "n_neighbors", "known"
+
+
+def normalization_of(registry: dict, method: str) -> Normalization:
+    """Make the normalisation whose constants were noted when the counts were registered."""
+    state = registry["field_registries"][REGISTRY_KEYS.X_KEY]["state_registry"]
+    return Normalization(method, state[CountsField.TARGET_DEPTH_KEY], state[CountsField.PROFILE_KEY])
+
+
+class Spots:
+    """The spots of one AnnData, genes in the model's order.
+
+    Counts in memory are put in order and on the log scale once; backed counts are read where they are needed.
+
+    Parameters
+    ----------
+    manager
+        Manager that the AnnData is registered with.
+    normalization
+        The model's normalisation.
+    hidden
+        Genes to hide from every spot, boolean (genes,): their counts are neither seen nor part of any library size.
+    """
+
+    def __init__(self, manager: AnnDataManager, normalization: Normalization, hidden: np.ndarray | None = None) -> None:
+        fields = {field.registry_key: field for field in manager.fields}
+        self.adata: AnnData = manager.adata
+        self.genes = pd.Index(manager.get_state_registry(REGISTRY_KEYS.X_KEY)[CountsField.COLUMN_NAMES_KEY])
+        self.normalization = normalization
+        self.sections: np.ndarray = fields[SECTION_KEY].sections(self.adata)
+        self.graph: sp.csr_matrix = fields[GRAPH_KEY].clean_graph(self.adata)
+        self._source = manager.get_from_registry(REGISTRY_KEYS.X_KEY)
+        self.columns = match_genes(
+            self.genes, gene_names(self.adata, manager.registry["setup_args"].get("gene_symbols"))
+        )
+        self.known = self.columns >= 0
+        self.visible = self.known if hidden is None else self.known & ~hidden
+
+    @property
+    def n_obs(self) -> int:
+        """Number of spots."""
+        return self.adata.n_obs
+
+    @cached_property
+    def n_neighbors(self) -> np.ndarray:
+        """Number of neighbours of every spot, (n, 1)."""
+        return np.diff(self.graph.indptr).astype(np.float32)[:, None]
+
+    @cached_property
+    def mean_operator(self) -> sp.csr_matrix:
+        """Row-stochastic (n, n) matrix that takes the mean over the neighbours."""
+        return neighbor_mean_operator(self.graph)
+
+    @cached_property
+    def _counts(self) -> sp.csr_matrix | None:
+        return self._in_model_order(sp.csr_matrix(self._source)) if in_memory(self._source) else None
+
+    @cached_property
+    def _logged(self) -> sp.csr_matrix | None:
+        return None if self._counts is None else self.normalization.log(self._counts, self.visible)
+
+    def counts(self, rows: np.ndarray) -> sp.csr_matrix:
+        """Return counts, (rows, genes); genes outside the panel are zero, hidden genes are not."""
+        if self._counts is not None:
+            return self._counts[rows].astype(np.float32)
+        return self._in_model_order(read_rows(self._source, rows))
+
+    def log(self, rows: np.ndarray) -> sp.csr_matrix:
+        """Return the visible counts on the log scale, (rows, genes)."""
+        if self._logged is not None:
+            return self._logged[rows]
+        return self.normalization.log(self.counts(rows), self.visible)
+
+    def neighborhood_means(self, rows: np.ndarray) -> sp.csr_matrix:
+        """Return the mean over each spot's neighbours on the log scale, (rows, genes)."""
+        operator = self.mean_operator[rows]
+        if self._logged is not None:
+            return operator @ self._logged
+        needed = np.unique(operator.indices)
+        return operator[:, needed] @ self.log(needed)
+
+    def chunks(self, rows: np.ndarray, size: int) -> Iterator[np.ndarray]:
+        """Cut `rows` into pieces of at most `size`."""
+        for start in range(0, len(rows), size):
+            yield rows[start : start + size]
+
+    def gene_moments(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return mean and standard deviation of every gene on the log scale over `rows`, each (genes,)."""
+        total, squares = np.zeros(len(self.genes)), np.zeros(len(self.genes))
+        for piece in self.chunks(rows, 2048):
+            logged = self.log(piece).astype(np.float64)
+            total += np.asarray(logged.sum(axis=0)).ravel()
+            squares += np.asarray(logged.power(2).sum(axis=0)).ravel()
+        mean = total / len(rows)
+        return mean, np.sqrt(np.maximum(squares / len(rows) - mean**2, 0))
+
+    def create_torch_dataset(self, indices: np.ndarray | None = None, **kwargs: object) -> Subset:
+        """Answer scvi-tools' `AnnDataLoader`, which asks its manager for a data set and for nothing else."""
+        return Subset(NeighborhoodDataset(self), np.arange(self.n_obs) if indices is None else indices)
+
+    def _in_model_order(self, counts: sp.csr_matrix) -> sp.csr_matrix:
+        n_genes = counts.shape[1]
+        if n_genes == len(self.columns) and (self.columns == np.arange(n_genes)).all():
+            return counts
+        genes = np.flatnonzero(self.known)
+        entries = (np.ones(len(genes), dtype=np.float32), (self.columns[genes], genes))
+        return sp.csr_matrix(counts @ sp.csr_matrix(entries, shape=(n_genes, len(self.columns))))
+
+
+class NeighborhoodDataset(Dataset):
+    """Batches of centres and the means of their neighbours, dense only a batch at a time."""
+
+    def __init__(self, spots: Spots) -> None:
+        self._spots = spots
+
+    def __len__(self) -> int:
+        return self._spots.n_obs
+
+    def __getitem__(self, rows: list[int]) -> dict[str, np.ndarray]:
+        index = np.atleast_1d(np.asarray(rows))
+        return {
+            REGISTRY_KEYS.X_KEY: self._spots.counts(index).toarray(),
+            NEIGHBORS_KEY: self._spots.neighborhood_means(index).toarray(),
+            N_NEIGHBORS_KEY: self._spots.n_neighbors[index],
+            KNOWN_KEY: self._spots.known,
+        }

@@ -1,0 +1,207 @@
+"""Recovered expression: masked entries, hidden genes, and genes that a section's panel lacks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+import torch
+from anndata import AnnData
+
+from sagefm._data import Spots
+from sagefm._genes import positions_of
+from sagefm._inference import Encoded, OnePass
+
+
+class ImputationMixin:
+    """`impute_masked`, for :class:`sagefm.SAGEFM`."""
+
+    if TYPE_CHECKING:
+        module: Any
+
+        def _spots_of(self, adata: AnnData | None, hidden: np.ndarray | None = None) -> Spots: ...
+        def _require_training(self) -> None: ...
+        @property
+        def genes(self) -> pd.Index: ...
+
+    def impute_masked(
+        self,
+        adata: AnnData | None = None,
+        *,
+        genes: Sequence[str] | str | None = None,
+        mask: np.ndarray | sp.spmatrix | pd.DataFrame | None = None,
+        indices: Sequence[int] | np.ndarray | None = None,
+        batch_size: int | None = None,
+        layer_added: str | None = None,
+        scale: Literal["log1p", "counts"] = "log1p",
+    ) -> pd.DataFrame:
+        """Predict genes of a spot without having seen them there.
+
+        Give either `genes`, which are then hidden from every spot and all together (the missing-gene test of the
+        SAGE-FM paper), or `mask`, whose entries are hidden from their spot but seen in its neighbours (the masked
+        central spot that the model is trained on). A gene that the model knows and the section's panel lacks is asked
+        for through `genes`. What is hidden is not part of the spot's library size either.
+
+        Parameters
+        ----------
+        adata
+            Spots to predict for; the AnnData of the model by default. Its genes are found by name, in any order.
+        genes
+            Names of genes the model knows.
+        mask
+            Entries to predict, boolean, (spots, genes) in the order of `adata`.
+        indices
+            Spots to predict for, as positions or as a boolean array; all by default. Their neighbours are used
+            whether they are among them or not.
+        batch_size
+            Number of spots that are dense at one time; 512 by default.
+        layer_added
+            Also write the result to `adata.layers[layer_added]`, NaN where nothing was asked.
+        scale
+            `"log1p"` is the scale that the model works on: the natural log of one plus counts scaled to the model's
+            target depth (see :attr:`target_depth`), or of one plus raw counts with `normalization="none"`.
+            `"counts"` is expected raw counts, at the library size estimated from what the spot shows.
+
+        Returns
+        -------
+        pandas.DataFrame
+            Float32. For `genes`: (spots asked, genes asked). For `mask`: (spots asked, genes of `adata`), NaN where
+            the mask is not set, and where the model does not know the gene (a warning counts these).
+
+        Raises
+        ------
+        RuntimeError
+            If the model is untrained.
+        KeyError
+            If the model does not know a gene; close names are offered.
+        ValueError
+            If neither or both of `genes` and `mask` are given, or the mask has another shape or type.
+
+        Examples
+        --------
+        >>> import sagefm
+        >>> adata = sagefm.datasets.simulated_tissue(12, 12, n_genes=200)
+        >>> sagefm.SAGEFM.setup_anndata(adata)
+        >>> model = sagefm.SAGEFM(adata)
+        >>> model.train(max_epochs=1, enable_progress_bar=False)
+        >>> recovered = model.impute_masked(genes=list(adata.var_names[:2]))
+        >>> recovered.shape == (adata.n_obs, 2)
+        True
+        """
+        self._require_training()
+        if (genes is None) == (mask is None):
+            raise ValueError("Give either `genes`, to hide whole genes, or `mask`, to hide single entries.")
+        if scale not in ("log1p", "counts"):
+            raise ValueError(f"scale={scale!r} is not known; it is 'log1p' or 'counts'.")
+        if genes is not None:
+            return self._impute_genes(adata, genes, indices, batch_size, layer_added, scale)
+        return self._impute_entries(adata, mask, indices, batch_size, layer_added, scale)
+
+    def _impute_genes(self, adata, genes, indices, batch_size, layer_added, scale) -> pd.DataFrame:
+        positions = positions_of(genes, self.genes)
+        hidden = np.zeros(len(self.genes), dtype=bool)
+        hidden[positions] = True
+        spots = self._spots_of(adata, hidden)
+        columns = spots.columns[positions]
+        if layer_added is not None:
+            _refuse_genes_without_column(self.genes[positions[columns < 0]])
+        rows = checked_rows(indices, spots.n_obs)
+        asked = torch.from_numpy(positions).to(self.module.device)
+        pieces = [self._predict(encoded, scale, asked) for encoded in OnePass(self.module, spots, batch_size).unmasked(rows)]
+        values = np.concatenate(pieces)
+        if layer_added is not None:
+            _write_layer(spots.adata, layer_added, rows, columns, values)
+        return pd.DataFrame(values, index=spots.adata.obs_names[rows], columns=self.genes[positions])
+
+    def _impute_entries(self, adata, mask, indices, batch_size, layer_added, scale) -> pd.DataFrame:
+        spots = self._spots_of(adata)
+        mask = checked_mask(mask, spots.adata)
+        rows = checked_rows(indices, spots.n_obs)
+        _warn_of_unknown_entries(mask, spots, rows)
+        values = np.full((len(rows), spots.adata.n_vars), np.nan, dtype=np.float32)
+        known = np.flatnonzero(spots.known)
+        start = 0
+        for encoded in OnePass(self.module, spots, batch_size).masked(rows, lambda piece: model_mask(mask, piece, spots)):
+            piece = values[start : start + len(encoded.rows)]
+            predicted, asked = self._predict(encoded, scale)[:, known], _dense(mask[encoded.rows])[:, spots.columns[known]]
+            piece[:, spots.columns[known]] = np.where(asked, predicted, np.nan)
+            start += len(encoded.rows)
+        if layer_added is not None:
+            _write_layer(spots.adata, layer_added, rows, np.arange(spots.adata.n_vars), values)
+        return pd.DataFrame(values, index=spots.adata.obs_names[rows], columns=spots.adata.var_names)
+
+    @torch.inference_mode()
+    def _predict(self, encoded: Encoded, scale: str, genes: torch.Tensor | None = None) -> np.ndarray:
+        logged = self.module.decode(encoded.latent, genes)
+        return (logged if scale == "log1p" else torch.expm1(logged) / encoded.factor).cpu().numpy()
+
+
+def checked_rows(indices: Sequence[int] | np.ndarray | None, n_obs: int) -> np.ndarray:
+    """Return `indices`, positions or boolean, as positions; all spots for None."""
+    if indices is None:
+        return np.arange(n_obs)
+    rows = np.asarray(indices)
+    if rows.dtype == bool and rows.shape == (n_obs,):
+        return np.flatnonzero(rows)
+    if rows.ndim != 1 or not np.issubdtype(rows.dtype, np.integer) or len(rows) == 0:
+        raise ValueError(
+            f"`indices` must be positions of spots or a boolean array of length {n_obs}; found {rows.dtype} of shape {rows.shape}."
+        )
+    if rows.min() < -n_obs or rows.max() >= n_obs:
+        raise IndexError(f"`indices` reach from {rows.min()} to {rows.max()}, but there are {n_obs} spots.")
+    return rows % n_obs
+
+
+def checked_mask(mask: Any, adata: AnnData) -> np.ndarray | sp.csr_matrix:
+    """Return a boolean mask of the shape of `adata`, dense or CSR."""
+    mask = mask.to_numpy() if isinstance(mask, pd.DataFrame) else mask
+    mask = sp.csr_matrix(mask) if sp.issparse(mask) else np.asarray(mask)
+    if mask.shape != adata.shape:
+        raise ValueError(f"`mask` has shape {mask.shape}; the section has {adata.shape} (spots, genes).")
+    if mask.dtype != bool:
+        raise ValueError(f"`mask` must be boolean, True where an entry is to be predicted; found {mask.dtype}.")
+    return mask
+
+
+def model_mask(mask: np.ndarray | sp.csr_matrix, rows: np.ndarray, spots: Spots) -> np.ndarray:
+    """Return `rows` of a mask in the order of the section as boolean (rows, genes) in the order of the model."""
+    ordered = np.zeros((len(rows), len(spots.genes)), dtype=bool)
+    ordered[:, spots.known] = _dense(mask[rows])[:, spots.columns[spots.known]]
+    return ordered
+
+
+def _dense(mask: np.ndarray | sp.csr_matrix) -> np.ndarray:
+    return mask.toarray() if sp.issparse(mask) else mask
+
+
+def _warn_of_unknown_entries(mask: np.ndarray | sp.csr_matrix, spots: Spots, rows: np.ndarray) -> None:
+    import warnings
+
+    from scvi import settings
+
+    unknown = np.setdiff1d(np.arange(spots.adata.n_vars), spots.columns)
+    n_unknown = int(mask[rows][:, unknown].sum()) if len(unknown) else 0
+    if n_unknown:
+        warnings.warn(
+            f"{n_unknown} entries of `mask` belong to genes that the model does not know, for example "
+            f"{spots.adata.var_names[unknown[0]]!r}; they stay NaN.",
+            UserWarning,
+            stacklevel=settings.warnings_stacklevel,
+        )
+
+
+def _refuse_genes_without_column(missing: pd.Index) -> None:
+    if len(missing):
+        raise ValueError(
+            f"{len(missing)} of the asked genes are not in the section and have no place in a layer, for example "
+            f"{missing[0]!r}. Leave `layer_added` out and use the DataFrame."
+        )
+
+
+def _write_layer(adata: AnnData, key: str, rows: np.ndarray, columns: np.ndarray, values: np.ndarray) -> None:
+    layer = np.full(adata.shape, np.nan, dtype=np.float32)
+    layer[np.ix_(rows, columns)] = values
+    adata.layers[key] = layer

@@ -1,0 +1,405 @@
+"""SAGEFM: set up, train, embed."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import torch
+from anndata import AnnData
+from lightning import LightningDataModule
+from scvi import REGISTRY_KEYS
+from scvi.data import AnnDataManager
+from scvi.model.base import BaseModelClass, UnsupervisedTrainingMixin
+
+from sagefm._data import Spots, normalization_of
+from sagefm._fields import CountsField, GraphField, SectionField
+from sagefm._imputation import ImputationMixin, checked_rows
+from sagefm._inference import OnePass
+from sagefm._module import MaskedCenterModule
+from sagefm._pyg import ego_graphs
+from sagefm._recovery import RecoveryMixin
+from sagefm._splitting import SectionSplitter
+from sagefm._training import MaskedCenterPlan
+
+
+# A gene's unit is its standard deviation on the log scale, but never below this: rare genes would drown the rest.
+_SCALE_FLOOR = 0.05
+_SPOTS_TO_SEE = 240_000  # in training, by default: about 1,900 steps of 128
+
+
+class SAGEFM(ImputationMixin, RecoveryMixin, UnsupervisedTrainingMixin, BaseModelClass):
+    r"""Spatial gene-expression foundation model: a spot's masked genes from the spot and its neighbours.
+
+    A graph convolution reads a spot and the mean of its neighbours, dense layers lead to a latent representation, and
+    a linear decoder predicts the genes that were masked in the spot (the masked central spot of SAGE-FM,
+    arXiv:2601.15504). `conv="gcn"` averages the spot in with its neighbours, as the paper does; `conv="sage"`, the
+    default, gives the spot weights of its own.
+
+    Parameters
+    ----------
+    adata
+        AnnData registered with :meth:`setup_anndata`.
+    conv
+        `"sage"`: own weights for the spot and for the mean of its neighbours, then dense layers. `"gcn"`: the spot
+        averaged in with its neighbours, in every layer.
+    n_hidden
+        Width of the hidden layers, or one width for each of them.
+    n_latent
+        Size of the latent representation.
+    n_layers
+        Number of layers up to and including the latent representation; follows from `n_hidden` where that lists widths.
+    dropout_rate
+        Share of hidden units dropped in training.
+    mask_fraction
+        Probability with which each gene of a spot is masked, drawn afresh for every spot and step.
+    normalization
+        `"size"`: `log1p` of counts scaled to the median depth, with the library size estimated from unmasked genes
+        only. `"none"`: `log1p` of raw counts, as in the paper.
+    gene_likelihood
+        `"normal"`: squared error on the log scale.
+    scale_genes
+        Whether genes are read and predicted in units of their standard deviation.
+    use_layer_norm
+        Whether the first layer's output is normalised over its units.
+
+    Raises
+    ------
+    ValueError
+        If an argument is outside its range, or `adata` has not been set up.
+
+    Examples
+    --------
+    >>> import sagefm
+    >>> adata = sagefm.datasets.simulated_tissue(12, 12, n_genes=200)
+    >>> sagefm.SAGEFM.setup_anndata(adata)
+    >>> model = sagefm.SAGEFM(adata, n_latent=16)
+    >>> model.train(max_epochs=1, enable_progress_bar=False)
+    >>> model.get_latent_representation().shape == (adata.n_obs, 16)
+    True
+    """
+
+    _module_cls = MaskedCenterModule
+    _training_plan_cls = MaskedCenterPlan
+
+    def __init__(
+        self,
+        adata: AnnData | None = None,
+        registry: dict | None = None,
+        *,
+        conv: Literal["sage", "gcn"] = "sage",
+        n_hidden: int | Sequence[int] = 256,
+        n_latent: int = 32,
+        n_layers: int = 2,
+        dropout_rate: float = 0.1,
+        mask_fraction: float = 0.3,
+        normalization: Literal["size", "none"] = "size",
+        gene_likelihood: Literal["normal"] = "normal",
+        scale_genes: bool = True,
+        use_layer_norm: bool = True,
+    ) -> None:
+        super().__init__(adata, registry)
+        _refuse_unknown("conv", conv, ("sage", "gcn"))
+        _refuse_unknown("normalization", normalization, ("size", "none"))
+        _refuse_unknown("gene_likelihood", gene_likelihood, ("normal",))
+        _refuse_outside("mask_fraction", mask_fraction, 0, 1)
+        _refuse_outside("dropout_rate", dropout_rate, -1e-9, 1)
+        hidden = [n_hidden] * (n_layers - 1) if isinstance(n_hidden, int) else list(n_hidden)
+        widths = [len(self.genes), *hidden, n_latent]
+        if len(widths) < 3 or min(widths) < 1:
+            raise ValueError(f"The network needs at least one hidden layer, and positive widths; found {widths[1:]}.")
+        self.module = MaskedCenterModule(
+            normalization_of(self.registry_, normalization),
+            widths,
+            conv=conv,
+            dropout_rate=dropout_rate,
+            layer_norm=use_layer_norm,
+            mask_fraction=mask_fraction,
+        )
+        self._scale_genes = scale_genes
+        self._model_summary_string = (
+            f"SAGEFM with {len(self.genes)} genes, conv={conv!r}, hidden layers {hidden}, n_latent={n_latent}, "
+            f"normalization={normalization!r}, {sum(p.numel() for p in self.module.parameters()):,} parameters"
+        )
+        self.init_params_ = self._get_init_params(locals())
+
+    @classmethod
+    def setup_anndata(
+        cls,
+        adata: AnnData,
+        *,
+        layer: str | None = None,
+        sample_key: str | None = None,
+        spatial_key: str = "spatial",
+        neighbors_key: str = "spatial",
+        gene_symbols: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Register raw counts and the neighbour graph.
+
+        The graph is `adata.obsp[f"{neighbors_key}_connectivities"]` as squidpy leaves it. Where it is absent it is
+        built with squidpy, for each section apart: two rings on a hexagonal (Visium) or square grid, the 14 nearest
+        spots elsewhere. It stays in `obsp`, so AnnData subsets, reorders and concatenates it. Self loops and stored
+        zeros are ignored, directed edges are kept, and an isolated spot sees itself.
+
+        Parameters
+        ----------
+        adata
+            Spots by genes.
+        layer
+            Layer that holds raw counts; `X` by default. Sparse or dense; `X` may be backed by a file.
+        sample_key
+            Column of `obs` that tells sections apart. The network never sees it.
+        spatial_key
+            Key in `obsm` of the coordinates, read only to build a graph.
+        neighbors_key
+            Prefix of the graph's key in `obsp`.
+        gene_symbols
+            Column of `var` with the gene names; `var_names` by default.
+        **kwargs
+            For scvi-tools' own use when a model is loaded.
+
+        Raises
+        ------
+        KeyError
+            If a key is not there; the message lists those that are.
+        ValueError
+            If counts are negative, NaN or infinite, a spot has none, names stand twice, an edge joins two sections, or
+            the graph is empty, weighted or cannot be built.
+
+        Warns
+        -----
+        UserWarning
+            If counts are not whole numbers.
+
+        Examples
+        --------
+        >>> import sagefm
+        >>> adata = sagefm.datasets.simulated_tissue(12, 12, n_genes=200, n_sections=2)
+        >>> sagefm.SAGEFM.setup_anndata(adata, sample_key="sample")
+        >>> "spatial_connectivities" in adata.obsp
+        True
+        """
+        setup_method_args = cls._get_setup_method_args(**locals())
+        section_field = SectionField(sample_key)
+        fields = [
+            section_field,
+            CountsField(REGISTRY_KEYS.X_KEY, layer, gene_symbols),
+            GraphField(neighbors_key, spatial_key, section_field),
+        ]
+        manager = AnnDataManager(fields=fields, setup_method_args=setup_method_args)
+        manager.register_fields(adata, **kwargs)
+        cls.register_manager(manager)
+
+    @property
+    def genes(self) -> pd.Index:
+        """Names of the genes that the model knows, in its order."""
+        state = self.registry_["field_registries"][REGISTRY_KEYS.X_KEY]["state_registry"]
+        return pd.Index(state[CountsField.COLUMN_NAMES_KEY])
+
+    @property
+    def target_depth(self) -> float:
+        """Counts that every spot is scaled to: the median depth of the spots that the model was set up with."""
+        return self.module.normalization.target_depth
+
+    def train(
+        self,
+        max_epochs: int | None = None,
+        *,
+        accelerator: str = "auto",
+        devices: int | list[int] | str = "auto",
+        train_size: float | None = None,
+        batch_size: int = 128,
+        early_stopping: bool = True,
+        early_stopping_patience: int = 15,
+        datamodule: LightningDataModule | None = None,
+        datasplitter_kwargs: dict | None = None,
+        plan_kwargs: dict | None = None,
+        **trainer_kwargs: Any,
+    ) -> None:
+        """Train the model by scvi-tools on Lightning.
+
+        Validation spots are whole sections where there are three or more, else compact blocks of tissue, none of whose
+        counts a training spot sees. Training stops when the loss on them no longer falls. `scvi.settings.seed` fixes
+        the split, the initial weights and the masks: two runs agree.
+
+        Parameters
+        ----------
+        max_epochs
+            Most passes over the data; by default about 1,900 steps of 128 spots, between 10 and 400 passes.
+        accelerator, devices
+            Where to train, as in :class:`lightning.pytorch.Trainer`.
+        train_size
+            Share of the spots to train on, about; 0.9 by default. With 1 there is no validation, and early stopping is
+            off.
+        batch_size
+            Spots in a step.
+        early_stopping
+            Whether to stop when the validation loss has not fallen for `early_stopping_patience` epochs.
+        early_stopping_patience
+            See `early_stopping`.
+        datamodule
+            Lightning data module that gives the batches, instead of the model's AnnData.
+        datasplitter_kwargs
+            More arguments of the data splitter, for example `external_indexing`.
+        plan_kwargs
+            Arguments of the training plan: `lr`, `weight_decay`, `reduce_lr_on_plateau` and others of
+            :class:`scvi.train.TrainingPlan`.
+        **trainer_kwargs
+            More arguments of :class:`scvi.train.Trainer`, for example `enable_progress_bar`, `callbacks`.
+
+        Raises
+        ------
+        ValueError
+            If `train_size` is out of range.
+        """
+        if datamodule is None:
+            spots = self._spots_of(None)
+            datamodule = SectionSplitter(
+                spots, train_size=train_size, batch_size=batch_size, **(datasplitter_kwargs or {})
+            )
+            if not self.is_trained_:
+                self._start_from(spots, datamodule.external_indexing[0])
+            early_stopping = early_stopping and len(datamodule.external_indexing[1]) > 0
+            max_epochs = max_epochs or int(np.clip(_SPOTS_TO_SEE / spots.n_obs, 10, 400))
+        super().train(
+            max_epochs=max_epochs,
+            accelerator=accelerator,
+            devices=devices,
+            datamodule=datamodule,
+            early_stopping=early_stopping,
+            early_stopping_patience=early_stopping_patience,
+            early_stopping_monitor="validation_loss",
+            plan_kwargs=plan_kwargs,
+            **trainer_kwargs,
+        )
+
+    def get_latent_representation(
+        self,
+        adata: AnnData | None = None,
+        indices: Sequence[int] | np.ndarray | None = None,
+        batch_size: int | None = None,
+        *,
+        key_added: str | None = "X_sagefm",
+    ) -> np.ndarray:
+        """Return the latent representation of spots, and write it to `adata.obsm[key_added]`.
+
+        Parameters
+        ----------
+        adata
+            Spots to embed; the AnnData of the model by default. Its genes are found by name, in any order. A spot is
+            embedded with the neighbours that `adata` holds: to embed a part of a section as it is in the whole, pass
+            the whole and `indices`.
+        indices
+            Spots to embed, as positions or as a boolean array; all by default.
+        batch_size
+            Number of spots that are dense at one time; 512 by default. It does not change the result.
+        key_added
+            Key in `obsm`; rows of spots that were not asked for are NaN there. None writes nothing.
+
+        Returns
+        -------
+        numpy.ndarray
+            Float32, (spots asked, latent).
+
+        Raises
+        ------
+        RuntimeError
+            If the model is untrained.
+        ValueError
+            If `adata` has too few of the model's genes, or does not pass the checks of :meth:`setup_anndata`.
+
+        Examples
+        --------
+        >>> import sagefm
+        >>> adata = sagefm.datasets.simulated_tissue(12, 12, n_genes=200)
+        >>> sagefm.SAGEFM.setup_anndata(adata)
+        >>> model = sagefm.SAGEFM(adata)
+        >>> model.train(max_epochs=1, enable_progress_bar=False)
+        >>> latent = model.get_latent_representation()
+        >>> bool((adata.obsm["X_sagefm"] == latent).all())
+        True
+        """
+        self._require_training()
+        spots = self._spots_of(adata)
+        rows = checked_rows(indices, spots.n_obs)
+        latent = OnePass(self.module, spots, batch_size).latent(rows).cpu().numpy()
+        if key_added is not None:
+            written = np.full((spots.n_obs, latent.shape[1]), np.nan, dtype=np.float32)
+            written[rows] = latent
+            spots.adata.obsm[key_added] = written
+        return latent
+
+    def to_pyg(self, indices: Sequence[int] | np.ndarray | None = None, adata: AnnData | None = None) -> list[Any]:
+        """Return ego graphs for PyTorch Geometric: each spot with its neighbours, every pair joined.
+
+        Parameters
+        ----------
+        indices
+            Centres, as positions or as a boolean array; all by default.
+        adata
+            Spots to take; the AnnData of the model by default.
+
+        Returns
+        -------
+        list of torch_geometric.data.Data
+            For each centre `x`, (1 + neighbours, genes), what the network reads, the centre first; `edge_index`,
+            complete and without self loops, but one for an isolated spot; and `center`, its position in `adata`.
+            `model.module.encoder.on_graph(data.x, data.edge_index)[0]` is the latent representation of the centre.
+
+        Examples
+        --------
+        >>> import sagefm
+        >>> adata = sagefm.datasets.simulated_tissue(12, 12, n_genes=200)
+        >>> sagefm.SAGEFM.setup_anndata(adata)
+        >>> data = sagefm.SAGEFM(adata).to_pyg([0])[0]
+        >>> data.num_edges == data.num_nodes * (data.num_nodes - 1)
+        True
+        """
+        spots = self._spots_of(adata)
+        return ego_graphs(self.module, spots, checked_rows(indices, spots.n_obs))
+
+    @classmethod
+    def load(cls, *args: Any, **kwargs: Any) -> SAGEFM:
+        """Load a model that :meth:`save` wrote; see :meth:`scvi.model.base.BaseModelClass.load`.
+
+        Genes are matched by name, so the new AnnData may have them in another order or lack some. The file is read with
+        `pickle`: load only files you trust.
+        """
+        with warnings.catch_warnings():
+            # scvi-tools goes by position and warns of every other order; here names decide.
+            warnings.filterwarnings("ignore", message="`var_names` for the loaded `model` does not match")
+            return super().load(*args, **kwargs)
+
+    def __repr__(self) -> str:
+        status = "trained" if self.is_trained_ else "untrained"
+        return f"{self._model_summary_string}, {status}"
+
+    def _start_from(self, spots: Spots, rows: np.ndarray) -> None:
+        """Fix the genes' units and the first predictions by the training spots."""
+        mean, deviation = spots.gene_moments(rows)
+        scale = np.maximum(deviation, _SCALE_FLOOR) if self._scale_genes else np.ones_like(mean)
+        self.module.start_from(torch.from_numpy(mean), torch.from_numpy(scale))
+
+    def _spots_of(self, adata: AnnData | None, hidden: np.ndarray | None = None) -> Spots:
+        """Return the spots of `adata`, which is registered and checked if it is new."""
+        adata = self._validate_anndata(adata)
+        return Spots(self.get_anndata_manager(adata, required=True), self.module.normalization, hidden)
+
+    def _require_training(self) -> None:
+        self._check_if_trained(
+            warn=False, message="The model is untrained; its results would be noise. Call `model.train()` first."
+        )
+
+
+def _refuse_unknown(name: str, value: object, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name}={value!r} is not known; it is one of {', '.join(map(repr, choices))}.")
+
+
+def _refuse_outside(name: str, value: float, low: float, high: float) -> None:
+    if not low < value < high:
+        raise ValueError(f"{name}={value!r} must lie between {max(low, 0):g} and {high:g}.")

@@ -1,0 +1,69 @@
+"""From counts to the scale on which the network reads and predicts, without letting a hidden gene leak in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Normalization:
+    r"""`log1p` of counts, scaled to one depth (`"size"`) or raw as in the SAGE-FM paper (`"none"`).
+
+    The library size of a spot is estimated from its visible genes alone:
+
+    .. math:: \hat s_i = \sum_{g\ \text{visible}} x_{ig} \Big/ \sum_{g\ \text{visible}} p_g,
+
+    where :math:`p_g` is the share of gene :math:`g` in all counts the model was set up with. What is masked, hidden or
+    absent from the panel thus moves neither the estimate nor, through it, any other gene.
+
+    Parameters
+    ----------
+    method
+        `"size"` or `"none"`.
+    target_depth
+        Counts that every spot is scaled to.
+    profile
+        Share of each gene in all counts, shape (genes,), summing to one.
+    """
+
+    method: Literal["size", "none"]
+    target_depth: float
+    profile: np.ndarray
+
+    def library_size(self, visible_counts: sp.csr_matrix, visible: np.ndarray) -> np.ndarray:
+        """Estimate the library size of each spot, (n,), from the counts of its `visible` genes, boolean (genes,)."""
+        total = np.asarray(visible_counts.sum(axis=1)).ravel()
+        size = total / max(float(self.profile[visible].sum()), 1e-12)
+        return np.where(size > 0, size, self.target_depth)
+
+    def log(self, counts: sp.csr_matrix, visible: np.ndarray) -> sp.csr_matrix:
+        """Return `counts`, (n, genes), of the genes in `visible`, boolean (genes,), on the log scale."""
+        if not visible.all():
+            counts = counts @ sp.diags_array(visible.astype(np.float32), format="csr")
+        logged = sp.csr_matrix(counts, dtype=np.float32, copy=True)
+        if self.method == "size":
+            scale = self.target_depth / self.library_size(logged, visible)
+            logged.data *= np.repeat(scale, np.diff(logged.indptr)).astype(np.float32)
+        np.log1p(logged.data, out=logged.data)
+        return logged
+
+    def log_dense(self, counts: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
+        """Return `counts` (n, genes) where `visible` (n, genes) on the log scale, zero elsewhere; and the factor (n, 1).
+
+        The factor brings counts to the depth that the log is taken at: one where nothing is normalised.
+        """
+        seen = counts * visible
+        factor = self.depth_factor(seen, visible) if self.method == "size" else torch.ones_like(seen[:, :1])
+        return torch.log1p(seen * factor), factor
+
+    def depth_factor(self, seen: Tensor, visible: Tensor) -> Tensor:
+        """Return what brings visible counts (n, genes), zero elsewhere, to the target depth, (n, 1)."""
+        profile = torch.as_tensor(self.profile, dtype=seen.dtype, device=seen.device)
+        size = seen.sum(1, keepdim=True) / (visible.to(seen.dtype) @ profile[:, None]).clamp_min(1e-12)
+        return self.target_depth / torch.where(size > 0, size, self.target_depth)

@@ -1,0 +1,405 @@
+"""A simulated Visium section whose domains, gene programmes and ligand effects are known."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from numbers import Integral, Real
+from typing import TYPE_CHECKING
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+from scipy.sparse import csr_matrix
+from scipy.sparse.csgraph import connected_components
+from scipy.spatial import cKDTree
+from scipy.special import expit, ndtri, softmax
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+# Geometry, in micrometres. Each radius falls between two rings of the hexagonal lattice.
+_SPACING, _RING_1_RADIUS, _RING_2_RADIUS = 100.0, 105.0, 205.0
+_RING_2_WEIGHT = 0.25
+_BORDER_WIDTH = 60.0
+_N_WAVES = 128
+
+# How far one unit of a programme's activity moves the log expression of its own genes, on average.
+_LOADING = {"layer": 0.95, "niche": 0.95, "gradient": 0.4, "cell_type": 3.5}
+_N_GRADIENTS, _N_CELL_TYPES = 3, 8
+_PROGRAMME_SHARE, _MIN_GENES_PER_PROGRAMME = 0.7, 3
+_LIGAND_SWITCH = 2.0
+
+# Counts. A mean of 2.25 UMIs a gene is 4,500 UMIs a spot at 2,000 genes, whatever the number of genes equally sparse.
+_UMIS_PER_GENE = 2.25
+_GENE_SD, _LIBRARY_SD, _SECTION_GENE_SD, _SECTION_DEPTH_SD = 2.3, 0.45, 0.3, 0.4
+
+
+@dataclass(frozen=True)
+class _Truth:
+    """What all sections share. Per gene: baseline, dispersion; `loadings` is (programmes, genes), in natural logs."""
+
+    genes: pd.DataFrame
+    layers: list[str]
+    niches: list[str]
+    programmes: list[str]
+    baseline: np.ndarray
+    dispersion: np.ndarray
+    loadings: np.ndarray
+    cell_type_preference: np.ndarray
+    ligand_length_scales: np.ndarray
+    interactions: pd.DataFrame
+    decoys: pd.DataFrame
+
+    def having_role(self, *roles: str) -> np.ndarray:
+        return np.flatnonzero(self.genes["role"].isin(roles))
+
+
+def simulated_tissue(
+    n_rows: int = 50,
+    n_cols: int = 45,
+    *,
+    n_genes: int = 2000,
+    n_layers: int = 6,
+    n_niches: int = 2,
+    n_interactions: int = 6,
+    n_sections: int = 1,
+    outline: str = "blob",
+    library_size: float | None = None,
+    seed: int = 0,
+) -> ad.AnnData:
+    r"""Simulate Visium-like sections whose domains, gene programmes and ligand effects are known.
+
+    The expected count of gene :math:`g` in spot :math:`i` is the spot's library size times the softmax over genes of
+
+    .. math:: b_g + s_g + \sum_p a_{ip} w_{pg} + 2\, l_{ig} + \sum_{h \to g} e_{hg} \sum_j k_{ij} l_{jh}
+
+    with a baseline :math:`b`, a section's factor :math:`s`, and the activity :math:`a` and loading :math:`w` of each
+    programme: anatomical domains that mix at their borders, smooth gradients, and cell-type proportions independent
+    from spot to spot, so that a spot's own genes hold what its neighbours cannot tell. Ligands alone have a switch
+    :math:`l` in [0, 1], on in patches that ignore the domains. The kernel :math:`k` averages it over the neighbours: 6
+    in the first ring of weight 1, 12 in the second of weight 1/4, the spot itself left out. Counts are negative
+    binomial.
+
+    Parameters
+    ----------
+    n_rows, n_cols
+        Rows of the hexagonal lattice and spots in each, before the tissue is cut out.
+    n_genes
+        Genes in all, the ligands, targets and decoys included.
+    n_layers, n_niches
+        Curved anatomical bands, and kinds of patches that override them.
+    n_interactions
+        Ligand-target pairs with a planted effect. There are as many decoys, which share a domain but have no effect.
+    n_sections
+        Sections with the same programmes and effects, each with its own geometry, depth and gene-specific factors.
+    outline
+        `"blob"` keeps about 3/4 of the lattice, in the shape of a piece of tissue; `"rectangle"` keeps all.
+    library_size
+        Median UMIs per spot expected in the first section; others vary around it. Default: 2.25 per gene.
+    seed
+        The same seed gives the identical object. The first section does not depend on `n_sections`.
+
+    Returns
+    -------
+    Annotated data, (spots, genes), with
+
+    - `X`: raw integer counts, CSR float32, and no other layer.
+    - `obs`: `array_row` and `array_col` in the Visium convention, `sample`, and `annotation`, the prevailing domain.
+    - `obsm["spatial"]`: (spots, 2) in micrometres, neighbours 100 apart. Sections overlap, as real ones do.
+    - `obsm["programmes"]`: (spots, programmes), the true activities.
+    - `var`: `role` of each gene, and the `programme` it follows (`"none"` where it has none of its own).
+    - `uns["simulated_tissue"]`: the tables `interactions` (source, target, effect, sign), where `effect` is the change
+      of the target's log mean as the ligand goes from off to on in all neighbours; `decoys` (source, target, domain);
+      and `markers` (programme, gene, loading).
+
+    Raises
+    ------
+    ValueError
+        If an argument is out of range, or `n_genes` is too small for the programmes and pairs asked for.
+
+    Notes
+    -----
+    Log-normal library sizes and gamma-Poisson counts follow Splatter [1]_, whose gene means are gamma where these are
+    log-normal. Cell-type proportions are logistic-normal [2]_, smooth fields sums of random Fourier features [3]_.
+
+    References
+    ----------
+    .. [1] Zappia, Phipson and Oshlack (2017), Splatter: simulation of single-cell RNA sequencing data, Genome Biology.
+    .. [2] Aitchison and Shen (1980), Logistic-normal distributions: some properties and uses, Biometrika.
+    .. [3] Rahimi and Recht (2007), Random features for large-scale kernel machines, NIPS.
+
+    Examples
+    --------
+    >>> from sagefm.datasets import simulated_tissue
+    >>> adata = simulated_tissue(20, 20, n_genes=300, n_interactions=2)
+    >>> adata.shape
+    (300, 300)
+    >>> adata.uns["simulated_tissue"]["interactions"]["target"].tolist()
+    ['TGT1', 'TGT2']
+    """
+    _check_whole_numbers(n_rows=(n_rows, 3), n_cols=(n_cols, 3), n_layers=(n_layers, 1), n_niches=(n_niches, 0))
+    _check_whole_numbers(n_interactions=(n_interactions, 0), n_sections=(n_sections, 1), seed=(seed, 0))
+    _check_n_genes(n_genes, n_layers + n_niches + _N_GRADIENTS + _N_CELL_TYPES, n_interactions)
+    _check_outline(outline)
+    library_size = _UMIS_PER_GENE * n_genes if library_size is None else library_size
+    _check_library_size(library_size)
+
+    truth_rng, *section_rngs = np.random.default_rng(seed).spawn(n_sections + 1)
+    truth = _draw_truth(truth_rng, n_genes, n_layers, n_niches, n_interactions)
+    # The first section has the depth asked for; the others vary around it.
+    depths = library_size * np.exp(_SECTION_DEPTH_SD * np.r_[0.0, truth_rng.standard_normal(n_sections - 1)])
+    sections = {
+        f"section_{i + 1}": _draw_section(rng, truth, _draw_tissue(rng, n_rows, n_cols, outline), depths[i])
+        for i, rng in enumerate(section_rngs)
+    }
+    adata = ad.concat(sections, label="sample", index_unique="-")
+    adata.var = truth.genes
+    adata.uns["simulated_tissue"] = {
+        "interactions": truth.interactions,
+        "decoys": truth.decoys,
+        "markers": _markers(truth),
+    }
+    return adata
+
+
+# What all sections share ---------------------------------------------------------------------------------------------
+
+
+def _draw_truth(rng: np.random.Generator, n_genes: int, n_layers: int, n_niches: int, n_pairs: int) -> _Truth:
+    layers, niches = _numbered("layer_", n_layers), _numbered("niche_", n_niches)
+    programmes = layers + niches + _numbered("gradient_", _N_GRADIENTS) + _numbered("cell_type_", _N_CELL_TYPES)
+    decoys = _draw_decoys(rng, n_pairs, layers + niches)
+    genes = _draw_genes(rng, n_genes, programmes, decoys)
+    return _Truth(
+        genes=genes,
+        layers=layers,
+        niches=niches,
+        programmes=programmes,
+        baseline=_draw_baseline(rng, genes),
+        dispersion=rng.lognormal(np.log(3.0), 0.5, n_genes),
+        loadings=_draw_loadings(rng, genes, programmes),
+        cell_type_preference=rng.normal(0.0, 0.5, (n_layers + n_niches, _N_CELL_TYPES)),
+        # From a few spots to broad patches; ligands first, then decoy ligands, as in the gene table.
+        ligand_length_scales=np.tile(np.geomspace(150.0, 400.0, n_pairs), 2),
+        interactions=_draw_interactions(rng, n_pairs),
+        decoys=decoys,
+    )
+
+
+def _numbered(prefix: str, n: int) -> list[str]:
+    return [f"{prefix}{i + 1}" for i in range(n)]
+
+
+def _draw_interactions(rng: np.random.Generator, n_pairs: int) -> pd.DataFrame:
+    # Every third effect lowers its target, so that a method which only ever sees activation is found out.
+    sign = np.where(np.arange(n_pairs) % 3 == 2, -1, 1)
+    return _pairs("LIG", "TGT", n_pairs).assign(effect=sign * rng.uniform(1.4, 2.0, n_pairs), sign=sign)
+
+
+def _draw_decoys(rng: np.random.Generator, n_pairs: int, domains: list[str]) -> pd.DataFrame:
+    return _pairs("DECOYLIG", "DECOYTGT", n_pairs).assign(domain=np.resize(rng.permutation(domains), n_pairs))
+
+
+def _pairs(source: str, target: str, n: int) -> pd.DataFrame:
+    # Row names are text: h5ad wants them so.
+    return pd.DataFrame({"source": _numbered(source, n), "target": _numbered(target, n)}, index=_numbered("pair_", n))
+
+
+def _draw_genes(rng: np.random.Generator, n_genes: int, programmes: list[str], decoys: pd.DataFrame) -> pd.DataFrame:
+    n_pairs = len(decoys)
+    n_free = n_genes - 4 * n_pairs
+    n_markers = max(int(_PROGRAMME_SHARE * n_free), _MIN_GENES_PER_PROGRAMME * len(programmes))
+    followed = rng.permutation(np.r_[np.resize(programmes, n_markers), np.repeat("none", n_free - n_markers)])
+    role = np.r_[
+        np.where(followed == "none", "background", "marker"),
+        np.repeat(["ligand", "target", "decoy_ligand", "decoy_target"], n_pairs),
+    ]
+    programme = np.r_[followed, np.repeat("none", 2 * n_pairs), np.tile(decoys["domain"].to_numpy(str), 2)]
+    names = [f"GENE{i + 1:04d}" for i in range(n_free)]
+    for prefix in ("LIG", "TGT", "DECOYLIG", "DECOYTGT"):
+        names += _numbered(prefix, n_pairs)
+    return pd.DataFrame({"role": pd.Categorical(role), "programme": pd.Categorical(programme)}, index=names)
+
+
+def _draw_baseline(rng: np.random.Generator, genes: pd.DataFrame) -> np.ndarray:
+    # Normal quantiles rather than normal draws: no seed then gives half of all counts to one gene.
+    baseline = _GENE_SD * rng.permutation(ndtri((np.arange(len(genes)) + 0.5) / len(genes)))
+    # A ligand or a target that is hardly ever counted would have a truth that no method could find.
+    paired = ~genes["role"].isin(["marker", "background"]).to_numpy()
+    baseline[paired] = _GENE_SD * rng.uniform(1.0, 1.6, paired.sum())
+    return baseline
+
+
+def _draw_loadings(rng: np.random.Generator, genes: pd.DataFrame, programmes: list[str]) -> np.ndarray:
+    loadings = rng.normal(0.0, 0.1, (len(programmes), len(genes)))
+    own = np.asarray(programmes)[:, None] == genes["programme"].to_numpy(str)
+    strength = np.array([_LOADING[programme.rsplit("_", 1)[0]] for programme in programmes])
+    # A decoy pair follows its domain closely, to look as tempting as a true one.
+    spread = rng.gamma(10.0, 0.1, len(genes)) * np.where(genes["role"].isin(["decoy_ligand", "decoy_target"]), 2.0, 1.0)
+    return loadings + own * strength[:, None] * spread
+
+
+def _markers(truth: _Truth) -> pd.DataFrame:
+    gene = truth.having_role("marker")
+    programme = truth.genes["programme"].iloc[gene].to_numpy(str)
+    loading = truth.loadings[pd.Index(truth.programmes).get_indexer(pd.Index(programme)), gene]
+    table = pd.DataFrame({"programme": programme, "gene": truth.genes.index[gene], "loading": loading})
+    return table.set_axis(table.index.astype(str))
+
+
+# The place of a section ----------------------------------------------------------------------------------------------
+
+
+def _draw_tissue(rng: np.random.Generator, n_rows: int, n_cols: int, outline: str) -> pd.DataFrame:
+    row, step = np.divmod(np.arange(n_rows * n_cols), n_cols)
+    # Visium numbers the columns by half spacings and shifts the odd rows by one.
+    grid = pd.DataFrame({"array_row": row, "array_col": 2 * step + row % 2})
+    return grid if outline == "rectangle" else grid[_draw_blob(rng, _micrometres(grid))]
+
+
+def _micrometres(grid: pd.DataFrame) -> np.ndarray:
+    return grid[["array_col", "array_row"]].to_numpy() * [_SPACING / 2, _SPACING * np.sqrt(0.75)]
+
+
+def _draw_blob(rng: np.random.Generator, spatial: np.ndarray) -> np.ndarray:
+    """Mark the spots of one connected piece: an ellipse with a wavy and a ragged component to its edge."""
+    radius = np.linalg.norm(2 * (spatial - spatial.min(axis=0)) / np.ptp(spatial, axis=0) - 1, axis=1)
+    wavy, ragged = _smooth_fields(rng, spatial, [_extent(spatial) / 4, 1.5 * _SPACING]).T
+    score = radius + 0.12 * wavy + 0.03 * ragged
+    kept = np.flatnonzero(score <= np.quantile(score, 0.75))
+    _, piece = connected_components(_neighbour_weights(spatial[kept], _RING_1_RADIUS))
+    inside = np.zeros(len(spatial), dtype=bool)
+    inside[kept[piece == np.bincount(piece).argmax()]] = True
+    return inside
+
+
+def _smooth_fields(rng: np.random.Generator, spatial: np.ndarray, length_scales: ArrayLike) -> np.ndarray:
+    """Draw Gaussian fields with squared-exponential covariance, (spots, fields), each of mean 0 and variance 1."""
+    scales = np.reshape(length_scales, (-1, 1, 1))
+    waves = rng.standard_normal((len(scales), 2, _N_WAVES)) / scales
+    phases = rng.uniform(0.0, 2 * np.pi, (len(scales), 1, _N_WAVES))
+    fields = np.cos(spatial @ waves + phases).mean(axis=2).T
+    return (fields - fields.mean(axis=0)) / fields.std(axis=0)
+
+
+def _extent(spatial: np.ndarray) -> float:
+    return np.ptp(spatial, axis=0).max()
+
+
+def _neighbour_weights(spatial: np.ndarray, radius: float) -> csr_matrix:
+    """Weigh each spot's neighbours within `radius`, the spot itself left out; rows sum to one."""
+    pairs = cKDTree(spatial).query_pairs(radius, output_type="ndarray")
+    distance = np.linalg.norm(spatial[pairs[:, 0]] - spatial[pairs[:, 1]], axis=1)
+    weight = np.where(distance < _RING_1_RADIUS, 1.0, _RING_2_WEIGHT)
+    one_way = csr_matrix((weight, pairs.T), shape=(len(spatial), len(spatial)))
+    weights = one_way + one_way.T
+    return csr_matrix(weights.multiply(1 / weights.sum(axis=1)))
+
+
+# What the spots of a section express ---------------------------------------------------------------------------------
+
+
+def _draw_section(rng: np.random.Generator, truth: _Truth, grid: pd.DataFrame, depth: float) -> ad.AnnData:
+    spatial = _micrometres(grid)
+    domains = _draw_domains(rng, spatial, len(truth.layers), len(truth.niches))
+    gradients = _smooth_fields(rng, spatial, np.repeat(_extent(spatial) / 3, _N_GRADIENTS))
+    cell_types = _draw_cell_types(rng, domains @ truth.cell_type_preference)
+    activity = np.hstack([domains, gradients, cell_types])
+    log_rate = truth.baseline + rng.normal(0.0, _SECTION_GENE_SD, truth.baseline.size) + activity @ truth.loadings
+    switched_on = _draw_ligands(rng, spatial, truth.ligand_length_scales)
+    _add_ligands(log_rate, truth, switched_on, _neighbour_weights(spatial, _RING_2_RADIUS))
+    mean = _draw_library_sizes(rng, spatial, depth)[:, None] * softmax(log_rate, axis=1)
+
+    obs = grid.set_axis((grid["array_row"].astype(str) + "x" + grid["array_col"].astype(str)).to_numpy())
+    obs["annotation"] = pd.Categorical.from_codes(
+        domains.argmax(axis=1), categories=pd.Index(truth.layers + truth.niches)
+    )
+    obsm = {"spatial": spatial, "programmes": pd.DataFrame(activity, index=obs.index, columns=truth.programmes)}
+    return ad.AnnData(_draw_counts(rng, mean, truth.dispersion), obs=obs, var=truth.genes[[]], obsm=obsm)
+
+
+def _draw_domains(rng: np.random.Generator, spatial: np.ndarray, n_layers: int, n_niches: int) -> np.ndarray:
+    """Draw the share of each domain in each spot, (spots, layers and niches): niches override what lies under them."""
+    shares = _draw_layers(rng, spatial, n_layers)
+    scores = _smooth_fields(rng, spatial, np.repeat(_extent(spatial) / 10, n_niches))
+    for score in scores.T:
+        niche = expit((score - np.quantile(score, 0.93)) / 0.15)[:, None]
+        shares = np.hstack([shares * (1 - niche), niche])
+    return shares
+
+
+def _draw_layers(rng: np.random.Generator, spatial: np.ndarray, n_layers: int) -> np.ndarray:
+    """Cut the distance from a point beside the tissue, made wavy, into bands of unequal thickness."""
+    extent, angle = _extent(spatial), rng.uniform(0.0, 2 * np.pi)
+    centre = spatial.mean(axis=0) + 0.9 * extent * np.array([np.cos(angle), np.sin(angle)])
+    waviness = _smooth_fields(rng, spatial, [extent / 5])[:, 0]
+    distance = np.linalg.norm(spatial - centre, axis=1) + 0.04 * extent * waviness
+    borders = np.quantile(distance, np.cumsum(rng.dirichlet(np.full(n_layers, 12.0)))[:-1])
+    beyond = expit((distance[:, None] - borders) / _BORDER_WIDTH)
+    return -np.diff(beyond, axis=1, prepend=1.0, append=0.0)
+
+
+def _draw_cell_types(rng: np.random.Generator, preference: np.ndarray) -> np.ndarray:
+    # Independent from spot to spot: a spot's own genes then hold what its neighbours cannot tell.
+    return softmax(preference + 1.2 * rng.standard_normal(preference.shape), axis=1)
+
+
+def _draw_ligands(rng: np.random.Generator, spatial: np.ndarray, length_scales: np.ndarray) -> np.ndarray:
+    """Draw how far each ligand is switched on, (spots, ligands) in [0, 1]: in patches that ignore the domains."""
+    patches = _smooth_fields(rng, spatial, length_scales)
+    scattered = rng.standard_normal(patches.shape)
+    return expit(4 * (0.85 * patches + 0.5 * scattered - 0.5))
+
+
+def _add_ligands(log_rate: np.ndarray, truth: _Truth, switched_on: np.ndarray, weights: csr_matrix) -> None:
+    log_rate[:, truth.having_role("ligand", "decoy_ligand")] += _LIGAND_SWITCH * switched_on
+    received = weights @ switched_on[:, : len(truth.interactions)]
+    log_rate[:, truth.having_role("target")] += truth.interactions["effect"].to_numpy() * received
+
+
+def _draw_library_sizes(rng: np.random.Generator, spatial: np.ndarray, median: float) -> np.ndarray:
+    # Depth differs by place (permeabilisation, cell density) as much as by spot.
+    by_place = _smooth_fields(rng, spatial, [_extent(spatial) / 8])[:, 0]
+    by_spot = rng.standard_normal(len(spatial))
+    return median * np.exp(_LIBRARY_SD * np.sqrt(0.5) * (by_place + by_spot))
+
+
+def _draw_counts(rng: np.random.Generator, mean: np.ndarray, dispersion: np.ndarray) -> csr_matrix:
+    """Draw negative-binomial counts, as a Poisson whose rate is gamma with shape `dispersion`."""
+    counts = rng.poisson(rng.standard_gamma(dispersion, mean.shape) * (mean / dispersion))
+    # A spot without counts cannot be normalised: it gets one, of its most expressed gene.
+    empty = np.flatnonzero(counts.sum(axis=1) == 0)
+    counts[empty, mean[empty].argmax(axis=1)] = 1
+    return csr_matrix(counts, dtype=np.float32)
+
+
+# Arguments -----------------------------------------------------------------------------------------------------------
+
+
+def _check_whole_numbers(**arguments: tuple[object, int]) -> None:
+    for name, (value, lowest) in arguments.items():
+        if not isinstance(value, Integral) or value < lowest:
+            raise ValueError(f"{name} is {value!r}; expected a whole number: pass {name}={lowest} or more.")
+
+
+def _check_n_genes(n_genes: object, n_programmes: int, n_pairs: int) -> None:
+    needed = _MIN_GENES_PER_PROGRAMME * n_programmes + 4 * n_pairs
+    if not isinstance(n_genes, Integral) or n_genes < needed:
+        raise ValueError(
+            f"n_genes is {n_genes!r}; expected a whole number of at least {needed}, for {n_programmes} programmes of "
+            f"{_MIN_GENES_PER_PROGRAMME} and {n_pairs} interactions of 4 genes, decoys included: pass more genes, "
+            "or lower n_layers, n_niches or n_interactions."
+        )
+
+
+def _check_outline(outline: str) -> None:
+    if outline not in ("blob", "rectangle"):
+        raise ValueError(f'outline is {outline!r}; expected a known shape: pass outline="blob" or outline="rectangle".')
+
+
+def _check_library_size(library_size: object) -> None:
+    if not isinstance(library_size, Real) or not 0 < float(library_size) < np.inf:
+        raise ValueError(
+            f"library_size is {library_size!r}; expected a positive, finite number of UMIs per spot: pass one, or None "
+            f"for {_UMIS_PER_GENE} per gene."
+        )
