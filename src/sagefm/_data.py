@@ -8,9 +8,11 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
+import torch
 from anndata import AnnData
 from scvi import REGISTRY_KEYS
 from scvi.data import AnnDataManager
+from sklearn.utils.sparsefuncs import sparse_matmul_to_dense
 from torch.utils.data import Dataset, Subset
 
 from sagefm._counts import in_memory, read_rows
@@ -92,13 +94,13 @@ class Spots:
             return self._logged[rows]
         return self.normalization.log(self.counts(rows), self.visible)
 
-    def neighborhood_means(self, rows: np.ndarray) -> sp.csr_matrix:
+    def neighborhood_means(self, rows: np.ndarray) -> np.ndarray:
         """Return the mean over each spot's neighbours on the log scale, (rows, genes)."""
         operator = self.mean_operator[rows]
         if self._logged is not None:
-            return operator @ self._logged
+            return sparse_matmul_to_dense(operator, self._logged)
         needed = np.unique(operator.indices)
-        return operator[:, needed] @ self.log(needed)
+        return sparse_matmul_to_dense(operator[:, needed], self.log(needed))
 
     def chunks(self, rows: np.ndarray, size: int) -> Iterator[np.ndarray]:
         """Cut `rows` into pieces of at most `size`."""
@@ -137,11 +139,11 @@ class NeighborhoodDataset(Dataset):
     def __len__(self) -> int:
         return self._spots.n_obs
 
-    def __getitem__(self, rows: list[int]) -> dict[str, np.ndarray]:
+    def __getitem__(self, rows: list[int]) -> dict[str, np.ndarray | torch.Tensor]:
         index = np.atleast_1d(np.asarray(rows))
         return {
             REGISTRY_KEYS.X_KEY: self._spots.counts(index).toarray(),
-            NEIGHBORS_KEY: self._spots.neighborhood_means(index).toarray(),
+            NEIGHBORS_KEY: self._spots.neighborhood_means(index),
             N_NEIGHBORS_KEY: self._spots.n_neighbors[index],
-            KNOWN_KEY: self._spots.known,
+            KNOWN_KEY: torch.from_numpy(self._spots.known).expand(len(index), -1),
         }

@@ -14,6 +14,7 @@ from scvi import settings
 from scvi.data.fields import BaseAnnDataField, LayerField
 
 from sagefm._counts import row_chunks
+from sagefm._errors import MissingKeyError
 from sagefm._genes import gene_names, match_genes, refuse_duplicates
 from sagefm._graph import build_graph, check_graph
 
@@ -34,7 +35,7 @@ class CountsField(LayerField):
     def validate_field(self, adata: AnnData) -> None:
         """Check that the layer is there and that spots and genes have names of their own."""
         if self.attr_key is not None and self.attr_key not in adata.layers:
-            raise KeyError(f"layer={self.attr_key!r} is not in layers; there are {list(adata.layers)}.")
+            raise MissingKeyError(f"layer={self.attr_key!r} is not in layers; there are {list(adata.layers)}.")
         if self.attr_key is None and adata.X is None:
             raise ValueError(f"The AnnData has no X; name the layer of the counts, one of {list(adata.layers)}.")
         gene_names(adata, self._gene_symbols)
@@ -130,7 +131,9 @@ class SectionField(BaseAnnDataField):
     def validate_field(self, adata: AnnData) -> None:
         """Check that the column is there and that it is complete."""
         if self._sample_key not in adata.obs:
-            raise KeyError(f"sample_key={self._sample_key!r} is not a column of obs; there are {list(adata.obs)}.")
+            raise MissingKeyError(
+                f"sample_key={self._sample_key!r} is not a column of obs; there are {list(adata.obs)}."
+            )
         n_missing = int(adata.obs[self._sample_key].isna().sum())
         if n_missing:
             raise ValueError(f"obs[{self._sample_key!r}] is missing for {n_missing} spots; every spot needs a section.")
@@ -138,7 +141,7 @@ class SectionField(BaseAnnDataField):
     def sections(self, adata: AnnData) -> np.ndarray:
         """Return the section of every spot, (n,)."""
         if self.is_empty:
-            return np.zeros(adata.n_obs, dtype=int)
+            return np.full(adata.n_obs, "all", dtype=object)
         return adata.obs[self._sample_key].astype(str).to_numpy()
 
     def register_field(self, adata: AnnData) -> dict:
@@ -152,7 +155,7 @@ class SectionField(BaseAnnDataField):
 
     def get_summary_stats(self, state_registry: dict) -> dict:
         """Count the sections."""
-        return {"n_sections": len(state_registry.get("sections", [0]))}
+        return {"n_sections": len(state_registry.get("sections", ["all"]))}
 
     def view_state_registry(self, state_registry: dict) -> None:
         """Show no table of its own."""

@@ -9,6 +9,8 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
+from sagefm._errors import MissingKeyError
+
 MIN_COVERAGE = 0.1
 
 
@@ -19,7 +21,9 @@ def gene_names(adata: AnnData, gene_symbols: str | None) -> pd.Index:
     elif gene_symbols in adata.var:
         names = pd.Index(adata.var[gene_symbols].astype(str))
     else:
-        raise KeyError(f"gene_symbols={gene_symbols!r} is not a column of var; it has {list(adata.var.columns)}.")
+        raise MissingKeyError(
+            f"gene_symbols={gene_symbols!r} is not a column of var; it has {list(adata.var.columns)}."
+        )
     where = "var_names" if gene_symbols is None else f"var[{gene_symbols!r}]"
     refuse_duplicates(names, f"gene names in {where}", "adata.var_names_make_unique()")
     return names
@@ -51,8 +55,8 @@ def _hint_at_letter_case(model_genes: pd.Index, section_genes: pd.Index) -> str:
     if section_genes.str.upper().isin(model_genes.str.upper()).mean() < 0.5:
         return ""
     return (
-        " Most names agree but for upper and lower case, as mouse symbols do with human ones; map them to the orthologues "
-        "of the model's species first."
+        " Most names agree but for upper and lower case, as mouse symbols do with human ones; map them to the "
+        "orthologues of the model's species first."
     )
 
 
@@ -65,8 +69,9 @@ def positions_of(genes: Iterable[str], vocabulary: pd.Index) -> np.ndarray:
     positions = vocabulary.get_indexer(genes)
     unknown = genes[positions < 0]
     if len(unknown):
-        raise KeyError(
-            f"The model does not know {len(unknown)} of the {len(genes)} asked genes: {_with_offers(unknown[:5], vocabulary)}."
+        raise MissingKeyError(
+            f"The model does not know {len(unknown)} of the {len(genes)} asked genes: "
+            f"{_with_offers(unknown[:5], vocabulary)}."
         )
     return positions
 

@@ -8,6 +8,8 @@ from anndata import AnnData
 from scipy.sparse.csgraph import breadth_first_order
 from sklearn.neighbors import NearestNeighbors
 
+from sagefm._errors import MissingKeyError
+
 # A lattice neighbour lies within this many nearest-neighbour distances; the next ring starts at sqrt(2) or sqrt(3).
 _LATTICE_TOLERANCE = 1.3
 _MIN_SPOTS = {"hexagonal grid": 7, "square grid": 5, "irregular": 15}
@@ -25,16 +27,18 @@ def lattice_of(coordinates: np.ndarray) -> str:
     return {6: "hexagonal grid", 5: "square grid", 4: "square grid"}.get(n_near, "irregular")
 
 
-def build_graph(adata: AnnData, *, spatial_key: str, sections: np.ndarray, key_added: str) -> str:
+def build_graph(
+    adata: AnnData, *, spatial_key: str, sections: np.ndarray, key_added: str, layout: str | None = None
+) -> str:
     """Write squidpy's neighbour graph of every section into `adata.obsp`, and say in one line what was built.
 
-    Two rings on a hexagonal or square lattice, the 14 nearest spots elsewhere.
+    Two rings on a hexagonal or square lattice, the 14 nearest spots on any other `layout`, which is found out if None.
     """
     coordinates = _checked_coordinates(adata, spatial_key)
     connectivities, distances, rows, kinds = [], [], [], {}
     for section in np.unique(sections):
         index = np.flatnonzero(sections == section)
-        kind = _lattice_with_enough_spots(coordinates[index], section)
+        kind = _layout_with_enough_spots(coordinates[index], section, layout)
         graph, distance = _squidpy_graph(coordinates[index], kind)
         connectivities.append(graph)
         distances.append(distance)
@@ -48,7 +52,7 @@ def build_graph(adata: AnnData, *, spatial_key: str, sections: np.ndarray, key_a
 
 def _checked_coordinates(adata: AnnData, spatial_key: str) -> np.ndarray:
     if spatial_key not in adata.obsm:
-        raise KeyError(
+        raise MissingKeyError(
             f"There is neither a neighbour graph nor coordinates to build one from: obsm has no {spatial_key!r} "
             f"(it has {sorted(adata.obsm)}). Put the spots' coordinates there, or name their key with `spatial_key`."
         )
@@ -61,7 +65,7 @@ def _checked_coordinates(adata: AnnData, spatial_key: str) -> np.ndarray:
     return coordinates
 
 
-def _lattice_with_enough_spots(coordinates: np.ndarray, section: object) -> str:
+def _layout_with_enough_spots(coordinates: np.ndarray, section: object, layout: str | None) -> str:
     n_spots = len(coordinates)
     n_places = len(np.unique(coordinates, axis=0))
     if n_places < n_spots:
@@ -69,7 +73,7 @@ def _lattice_with_enough_spots(coordinates: np.ndarray, section: object) -> str:
             f"{n_spots - n_places} of the {n_spots} spots of section {section!r} lie on the coordinates of another "
             "spot. If these are several sections, name the obs column that tells them apart with `sample_key`."
         )
-    kind = lattice_of(coordinates) if n_spots > 1 else "hexagonal grid"
+    kind = layout or (lattice_of(coordinates) if n_spots > 1 else "hexagonal grid")
     if n_spots < _MIN_SPOTS[kind]:
         raise ValueError(
             f"Section {section!r} has {n_spots} spot(s), fewer than the {_MIN_SPOTS[kind]} that a neighbourhood on a "
@@ -95,8 +99,8 @@ def _describe_graph(graph: sp.csr_matrix, kinds: dict[str, list[str]], key: str)
         f"{rule.get(kind, f'{kind}, 2 rings')} ({len(sections)} section{'s' * (len(sections) > 1)})"
         for kind, sections in kinds.items()
     ]
-    mean_degree = graph.nnz / graph.shape[0]
-    return f"Built the neighbour graph obsp['{key}_connectivities']: {'; '.join(parts)}; {mean_degree:.1f} neighbours a spot."
+    how = f"{'; '.join(parts)}; {graph.nnz / graph.shape[0]:.1f} neighbours a spot"
+    return f"Built the neighbour graph obsp['{key}_connectivities']: {how}."
 
 
 def check_graph(graph: object, sections: np.ndarray | None, key: str) -> sp.csr_matrix:

@@ -110,8 +110,8 @@ class ImputationMixin:
             _refuse_genes_without_column(self.genes[positions[columns < 0]])
         rows = checked_rows(indices, spots.n_obs)
         asked = torch.from_numpy(positions).to(self.module.device)
-        pieces = [self._predict(encoded, scale, asked) for encoded in OnePass(self.module, spots, batch_size).unmasked(rows)]
-        values = np.concatenate(pieces)
+        encoded = OnePass(self.module, spots, batch_size).unmasked(rows)
+        values = np.concatenate([self._predict(piece, scale, asked) for piece in encoded])
         if layer_added is not None:
             _write_layer(spots.adata, layer_added, rows, columns, values)
         return pd.DataFrame(values, index=spots.adata.obs_names[rows], columns=self.genes[positions])
@@ -122,13 +122,14 @@ class ImputationMixin:
         rows = checked_rows(indices, spots.n_obs)
         _warn_of_unknown_entries(mask, spots, rows)
         values = np.full((len(rows), spots.adata.n_vars), np.nan, dtype=np.float32)
-        known = np.flatnonzero(spots.known)
+        columns = spots.columns[spots.known]
+        encoded = OnePass(self.module, spots, batch_size).masked(rows, lambda piece: model_mask(mask, piece, spots))
         start = 0
-        for encoded in OnePass(self.module, spots, batch_size).masked(rows, lambda piece: model_mask(mask, piece, spots)):
-            piece = values[start : start + len(encoded.rows)]
-            predicted, asked = self._predict(encoded, scale)[:, known], _dense(mask[encoded.rows])[:, spots.columns[known]]
-            piece[:, spots.columns[known]] = np.where(asked, predicted, np.nan)
-            start += len(encoded.rows)
+        for piece in encoded:
+            stop = start + len(piece.rows)
+            asked = _dense(mask[piece.rows])[:, columns]
+            values[start:stop, columns] = np.where(asked, self._predict(piece, scale)[:, spots.known], np.nan)
+            start = stop
         if layer_added is not None:
             _write_layer(spots.adata, layer_added, rows, np.arange(spots.adata.n_vars), values)
         return pd.DataFrame(values, index=spots.adata.obs_names[rows], columns=spots.adata.var_names)
@@ -148,7 +149,8 @@ def checked_rows(indices: Sequence[int] | np.ndarray | None, n_obs: int) -> np.n
         return np.flatnonzero(rows)
     if rows.ndim != 1 or not np.issubdtype(rows.dtype, np.integer) or len(rows) == 0:
         raise ValueError(
-            f"`indices` must be positions of spots or a boolean array of length {n_obs}; found {rows.dtype} of shape {rows.shape}."
+            f"`indices` must be positions of spots or a boolean array of length {n_obs}; found {rows.dtype} of shape "
+            f"{rows.shape}."
         )
     if rows.min() < -n_obs or rows.max() >= n_obs:
         raise IndexError(f"`indices` reach from {rows.min()} to {rows.max()}, but there are {n_obs} spots.")

@@ -19,8 +19,11 @@ Masks = Callable[[np.ndarray], np.ndarray]
 
 
 class Encoded(NamedTuple):
-    """Some spots: counts (n, genes), which of them the network saw, the latent representation (n, latent), and the
-    factor that the counts were scaled by (n, 1)."""
+    """Some spots, as the network saw them.
+
+    Counts and which of them were visible, each (n, genes); the latent representation, (n, latent); and the factor that
+    the counts were scaled by, (n, 1).
+    """
 
     rows: np.ndarray
     counts: Tensor
@@ -104,7 +107,7 @@ class OnePass:
         return encoder.after_first(encoder.conv1.combine(center, mean, n_neighbors))
 
     def _mean(self, operator: object, projected: Tensor) -> Tensor:
-        return self._tensor(operator @ projected.cpu().numpy())
+        return self._tensor(operator @ projected.float().cpu().numpy())
 
     def _dense_log(self, rows: np.ndarray) -> Tensor:
         return self._module.neighbor_input(self._tensor(self._spots.log(rows).toarray()))

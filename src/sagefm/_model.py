@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
+import rich.pretty  # noqa: F401 -- scvi-tools' view_anndata_setup uses it without importing it
 import torch
 from anndata import AnnData
 from lightning import LightningDataModule
@@ -22,16 +23,16 @@ from sagefm._inference import OnePass
 from sagefm._module import MaskedCenterModule
 from sagefm._pyg import ego_graphs
 from sagefm._recovery import RecoveryMixin
+from sagefm._reference import ReferenceMixin
 from sagefm._splitting import SectionSplitter
 from sagefm._training import MaskedCenterPlan
-
 
 # A gene's unit is its standard deviation on the log scale, but never below this: rare genes would drown the rest.
 _SCALE_FLOOR = 0.05
 _SPOTS_TO_SEE = 240_000  # in training, by default: about 1,900 steps of 128
 
 
-class SAGEFM(ImputationMixin, RecoveryMixin, UnsupervisedTrainingMixin, BaseModelClass):
+class SAGEFM(ImputationMixin, RecoveryMixin, ReferenceMixin, UnsupervisedTrainingMixin, BaseModelClass):
     r"""Spatial gene-expression foundation model: a spot's masked genes from the spot and its neighbours.
 
     A graph convolution reads a spot and the mean of its neighbours, dense layers lead to a latent representation, and
@@ -62,7 +63,7 @@ class SAGEFM(ImputationMixin, RecoveryMixin, UnsupervisedTrainingMixin, BaseMode
     gene_likelihood
         `"normal"`: squared error on the log scale.
     scale_genes
-        Whether genes are read and predicted in units of their standard deviation.
+        Whether genes are read and predicted in units of their standard deviation, starting from their means.
     use_layer_norm
         Whether the first layer's output is normalised over its units.
 
@@ -91,8 +92,8 @@ class SAGEFM(ImputationMixin, RecoveryMixin, UnsupervisedTrainingMixin, BaseMode
         registry: dict | None = None,
         *,
         conv: Literal["sage", "gcn"] = "sage",
-        n_hidden: int | Sequence[int] = 256,
-        n_latent: int = 32,
+        n_hidden: int | Sequence[int] = 512,
+        n_latent: int = 64,
         n_layers: int = 2,
         dropout_rate: float = 0.1,
         mask_fraction: float = 0.3,
@@ -212,6 +213,7 @@ class SAGEFM(ImputationMixin, RecoveryMixin, UnsupervisedTrainingMixin, BaseMode
         accelerator: str = "auto",
         devices: int | list[int] | str = "auto",
         train_size: float | None = None,
+        validation_size: float | None = None,
         batch_size: int = 128,
         early_stopping: bool = True,
         early_stopping_patience: int = 15,
@@ -235,6 +237,9 @@ class SAGEFM(ImputationMixin, RecoveryMixin, UnsupervisedTrainingMixin, BaseMode
         train_size
             Share of the spots to train on, about; 0.9 by default. With 1 there is no validation, and early stopping is
             off.
+        validation_size
+            Share of the spots to validate on, about; by default all that are not for training. What is left over is
+            held out for testing, as `test_indices`.
         batch_size
             Spots in a step.
         early_stopping
@@ -254,17 +259,22 @@ class SAGEFM(ImputationMixin, RecoveryMixin, UnsupervisedTrainingMixin, BaseMode
         Raises
         ------
         ValueError
-            If `train_size` is out of range.
+            If `train_size` or `validation_size` is out of range.
         """
         if datamodule is None:
             spots = self._spots_of(None)
             datamodule = SectionSplitter(
-                spots, train_size=train_size, batch_size=batch_size, **(datasplitter_kwargs or {})
+                spots,
+                train_size=train_size,
+                validation_size=validation_size,
+                batch_size=batch_size,
+                **(datasplitter_kwargs or {}),
             )
-            if not self.is_trained_:
+            if self._scale_genes and not self.is_trained_:
                 self._start_from(spots, datamodule.external_indexing[0])
             early_stopping = early_stopping and len(datamodule.external_indexing[1]) > 0
             max_epochs = max_epochs or int(np.clip(_SPOTS_TO_SEE / spots.n_obs, 10, 400))
+        self.module.train()  # Lightning leaves a module in the mode it finds, and a getter has put it in evaluation
         super().train(
             max_epochs=max_epochs,
             accelerator=accelerator,
@@ -326,7 +336,7 @@ class SAGEFM(ImputationMixin, RecoveryMixin, UnsupervisedTrainingMixin, BaseMode
         self._require_training()
         spots = self._spots_of(adata)
         rows = checked_rows(indices, spots.n_obs)
-        latent = OnePass(self.module, spots, batch_size).latent(rows).cpu().numpy()
+        latent = OnePass(self.module, spots, batch_size).latent(rows).float().cpu().numpy()
         if key_added is not None:
             written = np.full((spots.n_obs, latent.shape[1]), np.nan, dtype=np.float32)
             written[rows] = latent
@@ -381,8 +391,7 @@ class SAGEFM(ImputationMixin, RecoveryMixin, UnsupervisedTrainingMixin, BaseMode
     def _start_from(self, spots: Spots, rows: np.ndarray) -> None:
         """Fix the genes' units and the first predictions by the training spots."""
         mean, deviation = spots.gene_moments(rows)
-        scale = np.maximum(deviation, _SCALE_FLOOR) if self._scale_genes else np.ones_like(mean)
-        self.module.start_from(torch.from_numpy(mean), torch.from_numpy(scale))
+        self.module.start_from(torch.from_numpy(mean), torch.from_numpy(np.maximum(deviation, _SCALE_FLOOR)))
 
     def _spots_of(self, adata: AnnData | None, hidden: np.ndarray | None = None) -> Spots:
         """Return the spots of `adata`, which is registered and checked if it is new."""

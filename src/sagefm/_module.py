@@ -111,7 +111,7 @@ class MaskedCenterModule(BaseModuleClass):
         self.decoder.bias.copy_(mean / scale)
 
     def center_input(self, counts: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
-        """Return what the network reads of centres, (n, genes), and the factor that their counts were scaled by, (n, 1)."""
+        """Return what the network reads of centres, (n, genes), and the factor their counts were scaled by, (n, 1)."""
         logged, factor = self.normalization.log_dense(counts, visible)
         return logged / self.gene_scale, factor
 
@@ -167,7 +167,7 @@ class MaskedCenterModule(BaseModuleClass):
     ) -> LossOutput:
         """Mean squared error over the masked entries, genes in units of their scale."""
         counts, mask = tensors[REGISTRY_KEYS.X_KEY], inference_outputs["mask"]
-        target, _ = self.center_input(counts, tensors[KNOWN_KEY].expand_as(counts))
+        target, _ = self.center_input(counts, tensors[KNOWN_KEY])
         # Weighting by the mask and summing is many times faster backwards than indexing by it.
         errors = (generative_outputs["predicted"] - target).square() * mask
         return LossOutput(loss=errors.sum() / mask.sum().clamp_min(1), n_obs_minibatch=len(counts))

@@ -54,7 +54,7 @@ class Normalization:
         return logged
 
     def log_dense(self, counts: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
-        """Return `counts` (n, genes) where `visible` (n, genes) on the log scale, zero elsewhere; and the factor (n, 1).
+        """Return `counts` where `visible`, both (n, genes), on the log scale, zero elsewhere; and the factor, (n, 1).
 
         The factor brings counts to the depth that the log is taken at: one where nothing is normalised.
         """

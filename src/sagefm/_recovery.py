@@ -12,6 +12,7 @@ import scipy.sparse as sp
 import torch
 from anndata import AnnData
 from scipy.stats import false_discovery_control, norm, t
+from sklearn.utils.sparsefuncs import sparse_matmul_to_dense
 
 from sagefm._data import Spots
 from sagefm._inference import Encoded, OnePass
@@ -145,7 +146,9 @@ class _Truth:
         counts = spots.counts(rows)[:, spots.known]
         depths = np.asarray(counts.sum(axis=1)).ravel()
         self.depth = float(np.median(depths))
-        self._logged = sp.csr_matrix(sp.diags_array(self.depth / np.maximum(depths, 1)) @ counts).log1p()
+        self._logged = sp.csr_matrix(
+            sp.diags_array(self.depth / np.maximum(depths, 1)) @ counts, dtype=np.float32
+        ).log1p()
         self._operator = spots.mean_operator[rows][:, rows]
         self._position = pd.Series(np.arange(len(rows)), index=rows)
 
@@ -157,7 +160,7 @@ class _Truth:
         return self._logged[self._position[rows].to_numpy()].toarray()
 
     def neighbor_mean(self, rows: np.ndarray) -> np.ndarray:
-        return (self._operator[self._position[rows].to_numpy()] @ self._logged).toarray()
+        return sparse_matmul_to_dense(self._operator[self._position[rows].to_numpy()], self._logged)
 
 
 class Moments:

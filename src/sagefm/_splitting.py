@@ -1,7 +1,8 @@
-"""Which spots are held out for validation: whole sections where there are several, compact blocks of tissue elsewhere."""
+"""Which spots are held out for validation: whole sections of several, compact blocks of tissue elsewhere."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,9 @@ class SectionSplitter(DataSplitter):
     spots
         Spots to split.
     train_size
-        Share of the spots to train on, about; what is left is for validation. 0.9 by default.
+        Share of the spots to train on, about; 0.9 by default.
+    validation_size
+        Share of the spots to validate on, about; by default all that are not for training. What is left is for testing.
     external_indexing
         Positions of training, validation and test spots, instead of a split of ours.
     **kwargs
@@ -39,43 +42,65 @@ class SectionSplitter(DataSplitter):
         self,
         spots: Spots,
         train_size: float | None = None,
+        validation_size: float | None = None,
         external_indexing: list[np.ndarray] | None = None,
         **kwargs: Any,
     ) -> None:
-        train_size = 0.9 if train_size is None else train_size
-        if not 0 < train_size <= 1:
-            raise ValueError(f"train_size={train_size} must be above 0 and at most 1.")
-        own = external_indexing is None
-        if own:
-            rng = np.random.default_rng(settings.seed)
-            held_out = held_out_spots(spots, 1 - train_size, rng)
-            training = np.setdiff1d(np.arange(spots.n_obs), np.union1d(held_out, readers_of(spots.graph, held_out)))
-            neither = np.setdiff1d(np.arange(spots.n_obs), np.union1d(training, held_out))
-            external_indexing = [training, held_out, neither]
-        super().__init__(spots, external_indexing=external_indexing, **kwargs)
-        if own:  # scvi-tools wants every spot in some set, but these see validation spots and must serve for nothing
-            self.external_indexing[2] = np.array([], dtype=int)
+        if external_indexing is not None:
+            super().__init__(spots, external_indexing=external_indexing, **kwargs)
+            return
+        shares = _checked_shares(train_size, validation_size)
+        validation, test = held_out_spots(spots, shares, np.random.default_rng(settings.seed))
+        held_out = np.concatenate([validation, test])
+        training = np.setdiff1d(np.arange(spots.n_obs), np.union1d(held_out, readers_of(spots.graph, held_out)))
+        rest = np.setdiff1d(np.arange(spots.n_obs), np.union1d(training, validation))
+        super().__init__(spots, external_indexing=[training, validation, rest], **kwargs)
+        # scvi-tools wants every spot in some set, but those that see held-out spots must serve for nothing.
+        self.external_indexing[2] = test
 
 
-def held_out_spots(spots: Spots, share: float, rng: np.random.Generator) -> np.ndarray:
-    """Return the positions of about `share` of the spots, to validate on."""
+def _checked_shares(train_size: float | None, validation_size: float | None) -> tuple[float, float]:
+    """Return the shares of the spots for validation and for testing."""
+    train_size = 0.9 if train_size is None else train_size
+    if not 0 < train_size <= 1:
+        raise ValueError(f"train_size={train_size} must be above 0 and at most 1.")
+    validation_size = 1 - train_size if validation_size is None else validation_size
+    if not 0 <= validation_size <= 1 - train_size + 1e-9:
+        raise ValueError(
+            f"validation_size={validation_size} must lie between 0 and 1 - train_size = {1 - train_size:g}."
+        )
+    return validation_size, max(1 - train_size - validation_size, 0)
+
+
+def held_out_spots(spots: Spots, shares: Sequence[float], rng: np.random.Generator) -> list[np.ndarray]:
+    """Return disjoint sets of positions, each of about its share of the spots."""
     names = np.unique(spots.sections)
-    n_spots = round(share * spots.n_obs)
-    if n_spots == 0:
-        return np.array([], dtype=int)
     if len(names) >= SEVERAL_SECTIONS:
-        return np.flatnonzero(np.isin(spots.sections, _some_sections(spots.sections, n_spots, rng)))
-    blocks = []
-    for name in names:
-        rows = np.flatnonzero(spots.sections == name)
-        graph = spots.graph[rows][:, rows]
-        blocks.append(rows[compact_blocks(graph, round(share * len(rows)), n_blocks=N_BLOCKS, rng=rng)])
-    return np.sort(np.concatenate(blocks))
+        return _whole_sections(spots.sections, shares, rng)
+    blocks = [_blocks_of(spots, np.flatnonzero(spots.sections == name), shares, rng) for name in names]
+    return [np.sort(np.concatenate(parts)) for parts in zip(*blocks, strict=True)]
 
 
-def _some_sections(sections: np.ndarray, n_spots: int, rng: np.random.Generator) -> np.ndarray:
-    """Choose sections at random until they hold `n_spots`, but leave at least one."""
+def _whole_sections(sections: np.ndarray, shares: Sequence[float], rng: np.random.Generator) -> list[np.ndarray]:
+    """For each share take sections, in random order, until they hold enough spots; leave at least one."""
     names, sizes = np.unique(sections, return_counts=True)
     order = rng.permutation(len(names))
-    n_chosen = int(np.searchsorted(np.cumsum(sizes[order]), n_spots)) + 1
-    return names[order[: min(n_chosen, len(names) - 1)]]
+    start, held_out = 0, []
+    for share in shares:
+        n_spots = round(share * len(sections))
+        n_sections = int(np.searchsorted(np.cumsum(sizes[order[start:]]), n_spots)) + 1 if n_spots else 0
+        stop = min(start + n_sections, len(names) - 1)
+        held_out.append(np.flatnonzero(np.isin(sections, names[order[start:stop]])))
+        start = stop
+    return held_out
+
+
+def _blocks_of(spots: Spots, rows: np.ndarray, shares: Sequence[float], rng: np.random.Generator) -> list[np.ndarray]:
+    """Take compact blocks of one section, whose positions are `rows`, for each share."""
+    held_out, free = [], rows
+    for share in shares:
+        graph = spots.graph[free][:, free]
+        block = free[compact_blocks(graph, round(share * len(rows)), n_blocks=N_BLOCKS, rng=rng)]
+        held_out.append(block)
+        free = np.setdiff1d(free, block)
+    return held_out

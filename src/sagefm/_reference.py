@@ -1,0 +1,268 @@
+"""The published SAGE-FM: its architecture, its training, and its checkpoints, read without running what is in them."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import pickle
+import re
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import torch
+from anndata import AnnData
+from scvi import REGISTRY_KEYS
+
+from sagefm._fields import CountsField, SectionField
+from sagefm._genes import gene_names, match_genes, refuse_duplicates
+from sagefm._graph import build_graph
+
+if TYPE_CHECKING:
+    from typing import Self
+
+logger = logging.getLogger("sagefm")
+
+_GRAPH = "spatial_knn14"
+_EXPECTED = "conv1.lin.weight, conv1.bias, ..., fc_gene.weight, fc_gene.bias"
+
+
+def published_architecture() -> dict[str, Any]:
+    """Return the arguments of :class:`sagefm.SAGEFM` that make the network of the SAGE-FM paper (arXiv:2601.15504).
+
+    Five graph convolutions of 1024, 512, 512, 512 and 1024 units on raw log counts, and a rectified linear decoder.
+
+    Examples
+    --------
+    >>> import sagefm
+    >>> sagefm.SAGEFM.published_architecture()["n_hidden"]
+    (1024, 512, 512, 512)
+    """
+    return {
+        "conv": "gcn",
+        "n_hidden": (1024, 512, 512, 512),
+        "n_latent": 1024,
+        "dropout_rate": 0.0,
+        "mask_fraction": 0.3,
+        "normalization": "none",
+        "scale_genes": False,
+        "use_layer_norm": False,
+    }
+
+
+def published_training() -> dict[str, Any]:
+    """Return the arguments of :meth:`sagefm.SAGEFM.train` that train as the SAGE-FM paper does (arXiv:2601.15504).
+
+    Examples
+    --------
+    >>> import sagefm
+    >>> sagefm.SAGEFM.published_training()["plan_kwargs"]["lr"]
+    5e-05
+    """
+    return {
+        "batch_size": 64,
+        "train_size": 0.8,
+        "validation_size": 0.1,
+        "early_stopping": True,
+        "early_stopping_patience": 10,
+        "plan_kwargs": {
+            "lr": 5e-5,
+            "weight_decay": 1e-4,
+            "eps": 1e-8,
+            "reduce_lr_on_plateau": True,
+            "lr_factor": 0.9,
+            "lr_patience": 10,
+        },
+    }
+
+
+def read_gene_names(source: str | Path | Sequence[str]) -> pd.Index:
+    """Return gene names from a `.npy` file, a text file with one name a line, or a sequence."""
+    if isinstance(source, str | Path):
+        path = Path(source)
+        names = _read_npy(path) if path.suffix == ".npy" else path.read_text().split()
+    else:
+        names = list(source)
+    genes = pd.Index(np.asarray(names).astype(str).ravel())
+    refuse_duplicates(genes, "gene names of the checkpoint", "the list that came with it, unchanged")
+    return genes
+
+
+def _read_npy(path: Path) -> np.ndarray:
+    try:
+        return np.load(path, allow_pickle=False)
+    except ValueError as error:
+        raise ValueError(
+            f"{path} is not a NumPy file of plain strings ({error}). An array of objects can only be read by running "
+            "what is in it; convert it where you trust it, with `numpy.save(path, names.astype(str))`."
+        ) from error
+
+
+def read_checkpoint(path: str | Path) -> dict[str, torch.Tensor]:
+    """Return the weights of a published checkpoint, as float32 tensors; nothing in the file is run."""
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"{path} holds more than tensors and plain values, and reading that would run code from the file; it was "
+            f"not read. Expected a torch file with `model_state_dict`. ({str(error).splitlines()[0]})"
+        ) from error
+    except (RuntimeError, EOFError, OSError, zipfile.BadZipFile, KeyError, ValueError) as error:
+        if isinstance(error, FileNotFoundError):
+            raise
+        raise ValueError(f"{path} is damaged or is no torch file: {str(error).splitlines()[0]}") from error
+    return _checked_weights(content, path)
+
+
+def _checked_weights(content: Any, path: str | Path) -> dict[str, torch.Tensor]:
+    weights = content.get("model_state_dict") if isinstance(content, dict) else None
+    if not isinstance(weights, dict):
+        found = sorted(map(str, content)) if isinstance(content, dict) else type(content).__name__
+        raise ValueError(f"{path} has no `model_state_dict`; found {found}.")
+    n_layers = sum(bool(re.fullmatch(r"conv\d+\.lin\.weight", str(key))) for key in weights)
+    expected = {f"conv{number}.{part}" for number in range(1, n_layers + 1) for part in ("lin.weight", "bias")}
+    expected |= {"fc_gene.weight", "fc_gene.bias"}
+    missing, extra = sorted(expected - set(weights)), sorted(map(str, set(weights) - expected))
+    if missing or extra or n_layers < 2:
+        raise ValueError(
+            f"{path} is not a SAGE-FM checkpoint: expected {_EXPECTED}; "
+            f"missing {missing[:5]}, not expected {extra[:5]}."
+        )
+    if not all(isinstance(value, torch.Tensor) and torch.isfinite(value).all() for value in weights.values()):
+        raise ValueError(f"{path} holds weights that are no tensors, or that are NaN or infinite.")
+    return {key: value.float() for key, value in weights.items()}
+
+
+def checked_widths(weights: dict[str, torch.Tensor], genes: pd.Index) -> list[int]:
+    """Return the widths of the network, genes first, having checked that every shape follows from its neighbours'."""
+    n_layers = len(weights) // 2 - 1
+    widths = [len(genes)] + [len(weights[f"conv{number}.bias"]) for number in range(1, n_layers + 1)]
+    shapes = {
+        **{f"conv{i}.lin.weight": (widths[i], widths[i - 1]) for i in range(1, n_layers + 1)},
+        **{f"conv{i}.bias": (widths[i],) for i in range(1, n_layers + 1)},
+        "fc_gene.weight": (len(genes), widths[-1]),
+        "fc_gene.bias": (len(genes),),
+    }
+    n_known = weights["fc_gene.bias"].shape[0]
+    if n_known != len(genes):
+        raise ValueError(f"The checkpoint has {n_known} genes, the list of gene names {len(genes)}; they must agree.")
+    wrong = {key: tuple(weights[key].shape) for key, shape in shapes.items() if tuple(weights[key].shape) != shape}
+    if wrong:
+        key, found = next(iter(wrong.items()))
+        raise ValueError(f"{len(wrong)} weights have an odd shape: {key} is {found}, expected {shapes[key]}.")
+    return widths
+
+
+def module_state(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return the weights under the names that they have in our network."""
+    names = {"fc_gene.weight": "decoder.weight", "fc_gene.bias": "decoder.bias"}
+    return {names.get(key, f"encoder.{key}"): value for key, value in weights.items()}
+
+
+def registry_with_genes(registry: dict, genes: pd.Index, section_genes: pd.Index) -> dict:
+    """Return the registry of a section with `genes` for its own; a gene it lacks has no share in the counts."""
+    registry = copy.deepcopy(registry)
+    state = registry["field_registries"][REGISTRY_KEYS.X_KEY]["state_registry"]
+    columns = match_genes(genes, section_genes)
+    profile = np.where(columns >= 0, state[CountsField.PROFILE_KEY][columns], 0)
+    state[CountsField.COLUMN_NAMES_KEY] = genes.to_numpy(dtype=object)
+    state[CountsField.N_VARS_KEY] = len(genes)
+    state[CountsField.PROFILE_KEY] = (profile / profile.sum()).astype(np.float32)
+    return registry
+
+
+def build_reference_graph(adata: AnnData, sample_key: str | None, spatial_key: str) -> None:
+    """Join each spot to its 14 nearest by coordinates, whatever the layout, unless that was done before."""
+    if f"{_GRAPH}_connectivities" in adata.obsp:
+        return
+    section_field = SectionField(sample_key)
+    if not section_field.is_empty:
+        section_field.validate_field(adata)
+    sections = section_field.sections(adata)
+    logger.info(build_graph(adata, spatial_key=spatial_key, sections=sections, key_added=_GRAPH, layout="irregular"))
+
+
+class ReferenceMixin:
+    """The published model, for :class:`sagefm.SAGEFM`."""
+
+    published_architecture = staticmethod(published_architecture)
+    published_training = staticmethod(published_training)
+
+    @classmethod
+    def from_reference_checkpoint(
+        cls,
+        pt_path: str | Path,
+        gene_names: str | Path | Sequence[str],
+        adata: AnnData,
+        *,
+        layer: str | None = None,
+        sample_key: str | None = None,
+        spatial_key: str = "spatial",
+        gene_symbols: str | None = None,
+    ) -> Self:
+        """Load the weights published with the SAGE-FM paper, or others of that kind, and set `adata` up for them.
+
+        The network is the paper's: graph convolutions on raw log counts over a spot and its 14 nearest spots by
+        coordinates. That graph is built with squidpy, for each section apart, and written to
+        `adata.obsp["spatial_knn14_connectivities"]`; another graph in `obsp` stays as it is. Any widths and any number
+        of convolutions load. Weights are read as plain tensors: code in the file is not run.
+
+        Parameters
+        ----------
+        pt_path
+            Torch file with `model_state_dict`, holding `conv1.lin.weight`, `conv1.bias`, ..., `fc_gene.weight` and
+            `fc_gene.bias`. Optimizer states beside it are ignored.
+        gene_names
+            Names of the checkpoint's genes in its order: a `.npy` file, a text file with one name a line, or a
+            sequence.
+        adata
+            Section or sections to use the model on. Genes are matched by name; one that `adata` lacks is a column of
+            zeros, as in the paper, and is reported in the log.
+        layer, sample_key, spatial_key, gene_symbols
+            As in :meth:`setup_anndata`.
+
+        Returns
+        -------
+        SAGEFM
+            A trained model on `adata`: embed, impute, score, save, or train further.
+
+        Raises
+        ------
+        ValueError
+            If the file is damaged, holds code, or is no such checkpoint; if the gene list has another length; or if
+            `adata` has too few of the genes.
+
+        Examples
+        --------
+        >>> import sagefm, torch
+        >>> adata = sagefm.datasets.simulated_tissue(12, 12, n_genes=200)
+        >>> weights = {"conv1.lin.weight": torch.rand(8, 200), "conv1.bias": torch.rand(8)}
+        >>> weights |= {"conv2.lin.weight": torch.rand(4, 8), "conv2.bias": torch.rand(4)}
+        >>> weights |= {"fc_gene.weight": torch.rand(200, 4), "fc_gene.bias": torch.rand(200)}
+        >>> path = getfixture("tmp_path") / "checkpoint.pt"
+        >>> torch.save({"model_state_dict": weights, "hidden_channels": [8, 4]}, path)
+        >>> model = sagefm.SAGEFM.from_reference_checkpoint(path, adata.var_names, adata)
+        >>> model.get_latent_representation().shape == (adata.n_obs, 4)
+        True
+        """
+        genes, weights = read_gene_names(gene_names), read_checkpoint(pt_path)
+        widths = checked_widths(weights, genes)
+        build_reference_graph(adata, sample_key, spatial_key)
+        setup = {"layer": layer, "sample_key": sample_key, "spatial_key": spatial_key, "gene_symbols": gene_symbols}
+        cls._set_up_for(adata, genes, neighbors_key=_GRAPH, **setup)
+        architecture = {**published_architecture(), "n_hidden": tuple(widths[1:-1]), "n_latent": widths[-1]}
+        model = cls(adata, **architecture)
+        model.module.load_state_dict(module_state(weights), strict=False)
+        model.is_trained_ = True
+        return model
+
+    @classmethod
+    def _set_up_for(cls, adata: AnnData, genes: pd.Index, **setup: Any) -> None:
+        """Register `adata` under the genes of a checkpoint, with normalising constants of its own."""
+        cls.setup_anndata(adata, **setup)
+        registry = cls._get_most_recent_anndata_manager(adata, required=True).registry
+        other = registry_with_genes(registry, genes, gene_names(adata, setup["gene_symbols"]))
+        cls.setup_anndata(adata, source_registry=other, **setup)

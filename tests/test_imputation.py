@@ -1,0 +1,186 @@
+"""Imputed expression: the three cases, the two scales, and that nothing hidden is ever seen."""
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.sparse as sp
+import scvi
+
+import sagefm
+
+
+@pytest.fixture(scope="module")
+def tissue() -> ad.AnnData:
+    adata = sagefm.datasets.simulated_tissue(14, 14, n_genes=150, seed=2)
+    sagefm.SAGEFM.setup_anndata(adata)
+    return adata
+
+
+def trained(adata: ad.AnnData, **kwargs: object) -> sagefm.SAGEFM:
+    scvi.settings.seed = 0
+    model = sagefm.SAGEFM(adata, n_hidden=32, n_latent=8, **kwargs)
+    model.train(max_epochs=10, enable_progress_bar=False, accelerator="cpu")
+    return model
+
+
+@pytest.fixture(scope="module", params=["sage", "gcn"])
+def model(tissue: ad.AnnData, request: pytest.FixtureRequest) -> sagefm.SAGEFM:
+    return trained(tissue, conv=request.param)
+
+
+@pytest.fixture(scope="module")
+def mask(tissue: ad.AnnData) -> np.ndarray:
+    return np.random.default_rng(0).random(tissue.shape) < 0.3
+
+
+def with_counts(adata: ad.AnnData, counts: np.ndarray) -> ad.AnnData:
+    other = adata.copy()
+    other.X = sp.csr_matrix(counts)
+    return other
+
+
+def test_mask_gives_values_where_asked_and_nan_elsewhere(model, tissue, mask):
+    imputed = model.impute_masked(mask=mask)
+    assert imputed.index.equals(tissue.obs_names) and imputed.columns.equals(tissue.var_names)
+    np.testing.assert_array_equal(imputed.notna(), mask)
+    assert (imputed.to_numpy()[mask] >= 0).all()
+
+
+def test_masked_entries_of_the_centre_are_not_seen(model, tissue):
+    """A spot's own masked counts may change as they like; only its neighbours may notice."""
+    spot = 20
+    mask = np.zeros(tissue.shape, dtype=bool)
+    mask[spot] = np.random.default_rng(1).random(tissue.n_vars) < 0.3
+    counts = tissue.X.toarray()
+    counts[spot, mask[spot]] += 50
+    changed = model.impute_masked(with_counts(tissue, counts), mask=mask)
+    np.testing.assert_array_equal(changed.iloc[spot], model.impute_masked(mask=mask).iloc[spot])
+
+
+def test_unmasked_entries_are_seen(model, tissue):
+    mask = np.zeros(tissue.shape, dtype=bool)
+    mask[20, :50] = True
+    counts = tissue.X.toarray()
+    counts[20, 60] += 50
+    changed = model.impute_masked(with_counts(tissue, counts), mask=mask)
+    assert not np.allclose(changed.iloc[20, :50], model.impute_masked(mask=mask).iloc[20, :50])
+
+
+def test_hidden_genes_are_seen_nowhere(model, tissue):
+    genes = list(tissue.var_names[[3, 30, 77]])
+    counts = tissue.X.toarray()
+    counts[:, [3, 30, 77]] = np.random.default_rng(0).integers(0, 100, (tissue.n_obs, 3))
+    changed = model.impute_masked(with_counts(tissue, counts), genes=genes)
+    pd.testing.assert_frame_equal(changed, model.impute_masked(genes=genes), check_exact=True)
+
+
+def test_a_gene_the_panel_lacks_is_predicted_as_if_it_were_hidden(model, tissue):
+    gene = tissue.var_names[10]
+    without = tissue[:, tissue.var_names != gene].copy()
+    assert list(without.var_names) != list(tissue.var_names)
+    np.testing.assert_allclose(model.impute_masked(without, genes=[gene]), model.impute_masked(genes=[gene]), atol=1e-5)
+
+
+def test_one_gene_may_be_a_string(model, tissue):
+    gene = tissue.var_names[0]
+    pd.testing.assert_frame_equal(model.impute_masked(genes=gene), model.impute_masked(genes=[gene]))
+
+
+@pytest.mark.parametrize("kind", [sp.csr_matrix, sp.coo_matrix, pd.DataFrame])
+def test_mask_may_be_sparse_or_a_frame(model, mask, kind):
+    pd.testing.assert_frame_equal(model.impute_masked(mask=kind(mask)), model.impute_masked(mask=mask))
+
+
+def test_mask_follows_the_order_of_the_section(model, tissue, mask):
+    order = np.random.default_rng(3).permutation(tissue.n_vars)
+    imputed = model.impute_masked(tissue[:, order].copy(), mask=mask[:, order])
+    np.testing.assert_allclose(imputed, model.impute_masked(mask=mask).iloc[:, order], atol=1e-5)
+
+
+@pytest.mark.parametrize("batch_size", [1, 13])
+def test_batch_size_and_indices_do_not_change_values(model, mask, batch_size):
+    whole = model.impute_masked(mask=mask)
+    some = [7, 2, 9]
+    pd.testing.assert_frame_equal(
+        model.impute_masked(mask=mask, indices=some, batch_size=batch_size), whole.iloc[some], rtol=1e-4, atol=1e-5
+    )
+
+
+def test_layer_holds_what_the_frame_holds(model, tissue, mask):
+    imputed = model.impute_masked(mask=mask, layer_added="imputed")
+    np.testing.assert_array_equal(tissue.layers["imputed"], imputed.to_numpy())
+    genes = list(tissue.var_names[[8, 4]])
+    imputed = model.impute_masked(genes=genes, indices=[5, 6], layer_added="imputed")
+    written = tissue[:, genes].layers["imputed"]
+    np.testing.assert_array_equal(written[[5, 6]], imputed.to_numpy())
+    assert np.isnan(np.delete(written, [5, 6], axis=0)).all()
+    del tissue.layers["imputed"]
+
+
+def test_counts_are_the_log_scale_undone_at_the_spots_own_depth(model, tissue):
+    gene = tissue.var_names[0]
+    rest = np.asarray(tissue.X[:, 1:].sum(axis=1)).ravel()
+    share = 1 - tissue.X[:, 0].sum() / tissue.X.sum()
+    logged = model.impute_masked(genes=gene)[gene]
+    counts = model.impute_masked(genes=gene, scale="counts")[gene]
+    np.testing.assert_allclose(counts, np.expm1(logged) * rest / share / model.target_depth, rtol=1e-3)
+
+
+def test_counts_without_normalisation_are_expm1(tissue):
+    model = trained(tissue, normalization="none")
+    gene = tissue.var_names[0]
+    logged, counts = (model.impute_masked(genes=gene, scale=scale) for scale in ("log1p", "counts"))
+    np.testing.assert_allclose(counts, np.expm1(logged), rtol=1e-5)
+
+
+def test_a_spot_masked_whole_is_predicted_from_its_neighbours(model, tissue):
+    mask = np.zeros(tissue.shape, dtype=bool)
+    mask[4] = True
+    assert np.isfinite(model.impute_masked(mask=mask).iloc[4]).all()
+    assert np.isfinite(model.impute_masked(mask=mask, scale="counts").iloc[4]).all()
+
+
+def test_unknown_genes_are_offered_close_names(model):
+    with pytest.raises(KeyError, match=r"'GENE0O01' \(did you mean GENE0"):
+        model.impute_masked(genes=["GENE0O01"])
+
+
+def test_genes_of_the_section_that_the_model_does_not_know_stay_nan(model, tissue):
+    extra = ad.AnnData(sp.csr_matrix(np.ones((tissue.n_obs, 1), dtype=np.float32)), obs=tissue.obs[[]])
+    extra.var_names = ["NOVEL"]
+    wider = ad.concat([tissue, extra], axis=1, merge="first")
+    wider.obsm["spatial"] = tissue.obsm["spatial"]
+    mask = np.zeros(wider.shape, dtype=bool)
+    mask[0, [0, -1]] = True
+    with pytest.warns(UserWarning, match="1 entries of `mask` belong to genes that the model does not know.*'NOVEL'"):
+        imputed = model.impute_masked(wider, mask=mask)
+    assert np.isfinite(imputed.iloc[0, 0]) and np.isnan(imputed.iloc[0, -1])
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({}, "Give either `genes`.*or `mask`"),
+        ({"genes": ["GENE0001"], "mask": np.zeros((1, 1), bool)}, "Give either"),
+        ({"genes": []}, "`genes` is empty"),
+        ({"genes": ["GENE0001", "GENE0001"]}, "stand more than once"),
+        ({"mask": np.zeros((3, 4), bool)}, r"`mask` has shape \(3, 4\); the section has \(\d+, 150\)"),
+        ({"genes": ["GENE0001"], "scale": "cpm"}, "scale='cpm' is not known"),
+    ],
+)
+def test_wrong_questions_are_named(model, wrong, message):
+    with pytest.raises(ValueError, match=message):
+        model.impute_masked(**wrong)
+
+
+def test_a_mask_of_numbers_is_refused(model, tissue):
+    with pytest.raises(ValueError, match="`mask` must be boolean.*found float64"):
+        model.impute_masked(mask=np.zeros(tissue.shape))
+
+
+def test_a_layer_has_no_place_for_an_absent_gene(model, tissue):
+    without = tissue[:, 1:].copy()
+    with pytest.raises(ValueError, match="not in the section and have no place in a layer"):
+        model.impute_masked(without, genes=[tissue.var_names[0]], layer_added="imputed")
+    assert "imputed" not in without.layers
