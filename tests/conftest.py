@@ -8,18 +8,11 @@ import anndata as ad
 import numpy as np
 import pytest
 import scvi
-import torch
 
 import sagefm
 from sagefm._data import Spots, normalization_of
 
 ROOT = Path(__file__).parents[1]
-
-
-@pytest.fixture(scope="session", autouse=True)
-def one_thread() -> None:
-    """Networks as small as these are slower on several threads, many times so where the processor is busy."""
-    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

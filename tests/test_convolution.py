@@ -1,5 +1,7 @@
 """The closed form of a convolution equals PyTorch Geometric on explicit complete ego graphs, gradients included."""
 
+from collections.abc import Iterator
+
 import anndata as ad
 import numpy as np
 import pytest
@@ -27,6 +29,15 @@ both_precisions = pytest.mark.parametrize("dtype", ROUNDING, ids=str)
 @pytest.fixture(autouse=True)
 def seed() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Sums as small as these take many times longer on several threads where the processor is busy."""
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(n_threads)
 
 
 def assert_same(one: Tensor, other: Tensor) -> None:

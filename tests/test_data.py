@@ -171,6 +171,15 @@ def test_a_file_gives_a_model_what_memory_gives(backed, section, spots_of):
         np.testing.assert_allclose(from_file[key], value, rtol=1e-5, atol=1e-7)
 
 
+def test_hidden_genes_are_hidden_in_a_file_too(backed, section, spots_of):
+    hidden = np.arange(section.n_vars) % 4 == 0
+    spots = spots_of(backed, hidden[::-1])
+    logged = log_by_hand(section.X.toarray(), section, ~hidden)
+    np.testing.assert_allclose(spots.log(ROWS).toarray()[:, ::-1], logged[ROWS], rtol=1e-5)
+    means = means_by_hand(logged, section)[ROWS]
+    np.testing.assert_allclose(spots.neighborhood_means(ROWS)[:, ::-1], means, rtol=1e-5)
+
+
 def test_a_file_is_read_in_pieces_as_in_one(backed, spots_of):
     spots = spots_of(backed)
     pieces = [spots.log(piece) for piece in spots.chunks(np.arange(192), 50)]

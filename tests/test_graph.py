@@ -11,7 +11,7 @@ import squidpy as sq
 from scipy.sparse.csgraph import connected_components
 
 import sagefm
-from sagefm._graph import check_graph, compact_blocks, lattice_of, neighbor_mean_operator, readers_of
+from sagefm._graph import build_graph, check_graph, compact_blocks, lattice_of, neighbor_mean_operator, readers_of
 
 KEY = "spatial_connectivities"
 
@@ -135,6 +135,12 @@ def test_an_irregular_layout_gets_the_14_nearest_spots():
     distances = np.linalg.norm(coordinates[:, None] - coordinates, axis=2)
     nearest = np.sort(np.argsort(distances, axis=1)[:, 1:15], axis=1)
     assert np.array_equal(np.sort(graph.indices.reshape(400, 14), axis=1), nearest)
+
+
+def test_a_layout_that_is_given_is_not_found_out():
+    adata = section(LAYOUTS["hexagonal grid"])
+    build_graph(adata, spatial_key="spatial", sections=np.full(400, "all"), key_added="spatial", layout="irregular")
+    assert set(degrees(adata.obsp[KEY])) == {14}
 
 
 def test_the_rings_hold_what_lies_within_two_steps_and_no_more():

@@ -1,7 +1,8 @@
 """Graph convolutions of PyTorch Geometric, with their closed form on ego graphs.
 
 In a complete graph on a spot and its neighbours every node sees the same mean, so a convolution of the centre needs
-two vectors only: the centre itself and the mean of its neighbours. Nothing is copied and no edge is walked.
+two vectors only: the centre itself and the mean of its neighbours. Nothing is copied and no edge is walked. The closed
+forms hold for the default options of PyTorch Geometric.
 """
 
 from __future__ import annotations

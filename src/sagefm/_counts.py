@@ -17,12 +17,20 @@ def in_memory(counts: Any) -> bool:
     return isinstance(counts, np.ndarray) or sp.issparse(counts)
 
 
+def one_value_an_entry(counts: sp.csr_matrix) -> sp.csr_matrix:
+    """Return the matrix with no entry stored in several pieces, which is legal but would be logged piece by piece."""
+    if not counts.has_canonical_format:
+        counts = counts.copy()
+        counts.sum_duplicates()
+    return counts
+
+
 def read_rows(counts: Any, rows: slice | np.ndarray) -> sp.csr_matrix:
     """Return `rows` as CSR float32. Files want row numbers in order and once each, so they get them so."""
     if isinstance(rows, slice) or in_memory(counts):
-        return sp.csr_matrix(counts[rows], dtype=np.float32)
+        return one_value_an_entry(sp.csr_matrix(counts[rows], dtype=np.float32))
     ordered, inverse = np.unique(rows, return_inverse=True)
-    return sp.csr_matrix(counts[ordered], dtype=np.float32)[inverse]
+    return one_value_an_entry(sp.csr_matrix(counts[ordered], dtype=np.float32))[inverse]
 
 
 def row_chunks(counts: Any) -> Iterator[sp.csr_matrix]:

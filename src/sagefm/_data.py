@@ -15,7 +15,7 @@ from scvi.data import AnnDataManager
 from sklearn.utils.sparsefuncs import sparse_matmul_to_dense
 from torch.utils.data import Dataset, Subset
 
-from sagefm._counts import in_memory, read_rows
+from sagefm._counts import in_memory, one_value_an_entry, read_rows
 from sagefm._fields import GRAPH_KEY, SECTION_KEY, CountsField
 from sagefm._genes import gene_names, match_genes
 from sagefm._graph import neighbor_mean_operator
@@ -76,7 +76,9 @@ class Spots:
 
     @cached_property
     def _counts(self) -> sp.csr_matrix | None:
-        return self._in_model_order(sp.csr_matrix(self._source)) if in_memory(self._source) else None
+        return (
+            self._in_model_order(one_value_an_entry(sp.csr_matrix(self._source))) if in_memory(self._source) else None
+        )
 
     @cached_property
     def _logged(self) -> sp.csr_matrix | None:

@@ -31,6 +31,7 @@ from sklearn.mixture import GaussianMixture
 
 from sagefm import pl
 from sagefm._graph import check_graph, neighbor_mean_operator
+from sagefm._logging import logger
 from sagefm._model import SAGEFM
 from sagefm._recovery import TOP, fisher_average
 from sagefm.datasets import simulated_tissue
@@ -77,9 +78,9 @@ def run(
         scores = _scores(domains, _truth(adata))
         recoveries = _recoveries(model, adata, seed)
         hidden = _hidden_genes(model, adata, logged, recoveries[ALL_SPOTS], sample_key)
-    _report(console, recoveries, hidden, scores, n_domains)
-    adata.obs[DOMAIN_KEY] = domains[SMOOTH_LATENT]
-    _write(out, adata, recoveries[ALL_SPOTS], domains, scores, sample_key, console)
+        _report(console, recoveries, hidden, scores, n_domains)
+        adata.obs[DOMAIN_KEY] = domains[SMOOTH_LATENT]
+        _write(out, adata, recoveries[ALL_SPOTS], domains, scores, sample_key, console)
 
 
 # Load and train -------------------------------------------------------------------------------------------------------
@@ -98,18 +99,14 @@ def _quiet() -> Iterator[None]:
 @contextmanager
 def _aloud(console: Console) -> Iterator[None]:
     """Show what sagefm logs and warns of."""
-    logger, handler = logging.getLogger("sagefm"), _Messages(console)
-    level = logger.level
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
+    logger.handlers, usual = [_Messages(console)], logger.handlers
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("default", category=UserWarning, module="sagefm")
             warnings.showwarning = lambda message, *_, **__: _say(console, f"Warning: {message}", style="yellow")
             yield
     finally:
-        logger.removeHandler(handler)
-        logger.setLevel(level)
+        logger.handlers = usual
 
 
 class _Messages(logging.Handler):
@@ -231,7 +228,7 @@ def _recoveries(model: SAGEFM, adata: AnnData, seed: int) -> dict[str, pd.DataFr
     tables = {ALL_SPOTS: model.get_masked_recovery(seed=seed)}
     unseen = np.sort(np.asarray(model.validation_indices))
     if len(unseen) >= MIN_SCORED:
-        tables[f"{len(unseen):,} held out"] = model.get_masked_recovery(adata[unseen].copy(), seed=seed)
+        tables[f"{len(unseen):,} held out"] = model.get_masked_recovery(indices=unseen, seed=seed)
     return tables
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import warnings
 from typing import Any
 
@@ -17,8 +16,7 @@ from sagefm._counts import row_chunks
 from sagefm._errors import MissingKeyError
 from sagefm._genes import gene_names, match_genes, refuse_duplicates
 from sagefm._graph import build_graph, check_graph
-
-logger = logging.getLogger("sagefm")
+from sagefm._logging import logger
 
 SECTION_KEY, GRAPH_KEY = "section", "graph"
 

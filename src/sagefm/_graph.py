@@ -16,15 +16,16 @@ _MIN_SPOTS = {"hexagonal grid": 7, "square grid": 5, "irregular": 15}
 
 
 def lattice_of(coordinates: np.ndarray) -> str:
-    """Tell a hexagonal from a square lattice by how many neighbours are as near as the nearest one.
+    """Tell a hexagonal from a square lattice by how many neighbours are about as near as the nearest one.
 
-    Three quarters of the spots must agree, so that tissue borders do not decide.
+    The most regular quarter of the spots decides, since spots at the border of the tissue have fewer. On a hexagonal
+    lattice the sixth may be a little far where coordinates are noisy.
     """
     n_neighbors = min(6, len(coordinates) - 1)
     distances, _ = NearestNeighbors(n_neighbors=n_neighbors).fit(coordinates).kneighbors()
     relative = np.quantile(distances, 0.25, axis=0) / np.median(distances[:, 0])
     n_near = int((relative < _LATTICE_TOLERANCE).sum())
-    return {6: "hexagonal grid", 5: "square grid", 4: "square grid"}.get(n_near, "irregular")
+    return {6: "hexagonal grid", 5: "hexagonal grid", 4: "square grid"}.get(n_near, "irregular")
 
 
 def build_graph(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import reduce
 from operator import add
 from typing import TYPE_CHECKING, Any
@@ -15,9 +16,11 @@ from scipy.stats import false_discovery_control, norm, t
 from sklearn.utils.sparsefuncs import sparse_matmul_to_dense
 
 from sagefm._data import Spots
+from sagefm._imputation import checked_rows
 from sagefm._inference import Encoded, OnePass
 
 TOP = 500
+_ROUNDING = 1e-12  # what rounding leaves of the mean square where nothing varies, in float64
 
 
 class RecoveryMixin:
@@ -35,6 +38,7 @@ class RecoveryMixin:
         *,
         mask_fraction: float = 0.3,
         seed: int = 0,
+        indices: Sequence[int] | np.ndarray | None = None,
         batch_size: int | None = None,
     ) -> pd.DataFrame:
         r"""Mask genes at random, predict them, and correlate with the truth, gene by gene.
@@ -55,6 +59,9 @@ class RecoveryMixin:
             Probability with which each gene of a spot is masked.
         seed
             Seed of the masks.
+        indices
+            Spots to score, as positions or as a boolean array; all by default. `model.validation_indices` are spots
+            that the model was not trained on.
         batch_size
             Number of spots that are dense at one time; 512 by default.
 
@@ -75,7 +82,7 @@ class RecoveryMixin:
             ``n``
                 Number of masked entries.
             ``mean_expression``
-                Mean on the scale of comparison, over all spots.
+                Mean on the scale of comparison, over all spots of the sections scored.
 
             ``attrs`` holds the totals: ``n_genes`` tested; ``share_p05``, the share of them with ``p_pooled`` < 0.05
             (the paper's criterion); ``share_q05``, with ``q`` < 0.05 and ``r`` > 0; ``median_r``,
@@ -104,10 +111,12 @@ class RecoveryMixin:
         if not 0 < mask_fraction < 1:
             raise ValueError(f"mask_fraction={mask_fraction} must lie between 0 and 1.")
         spots = self._spots_of(adata)
+        asked = np.zeros(spots.n_obs, dtype=bool)
+        asked[checked_rows(indices, spots.n_obs)] = True
         rng = np.random.default_rng(seed)
         sections = [
-            self._section_moments(spots, rows, mask_fraction, rng, batch_size)
-            for rows in (np.flatnonzero(spots.sections == name) for name in np.unique(spots.sections))
+            self._section_moments(spots, spots.sections == name, asked, mask_fraction, rng, batch_size)
+            for name in np.unique(spots.sections[asked])
         ]
         table = recovery_table(sections, spots.genes[spots.known])
         table.attrs.update(mask_fraction=mask_fraction, seed=seed, n_sections=len(sections))
@@ -115,12 +124,18 @@ class RecoveryMixin:
 
     @torch.inference_mode()
     def _section_moments(
-        self, spots: Spots, rows: np.ndarray, mask_fraction: float, rng: np.random.Generator, batch_size: int | None
+        self,
+        spots: Spots,
+        section: np.ndarray,
+        asked: np.ndarray,
+        mask_fraction: float,
+        rng: np.random.Generator,
+        batch_size: int | None,
     ) -> Moments:
-        """Sum up truth, prediction and neighbour mean over the masked entries of one section."""
-        truth = _Truth(spots, rows)
-        scored = rows[spots.n_neighbors[rows, 0] > 0]
-        moments = Moments.start(truth.total_expression, len(rows))
+        """Sum up truth, prediction and neighbour mean over the masked entries of the `asked` spots of one `section`."""
+        truth = _Truth(spots, np.flatnonzero(section))
+        scored = np.flatnonzero(section & asked & (spots.n_neighbors[:, 0] > 0))
+        moments = Moments.start(truth.total_expression, int(section.sum()))
 
         def masks(piece: np.ndarray) -> np.ndarray:
             return rng.random((len(piece), len(spots.genes)), dtype=np.float32) < mask_fraction
@@ -189,9 +204,9 @@ class Moments:
 
     def add(self, mask: np.ndarray, truth: np.ndarray, predicted: np.ndarray, neighbors: np.ndarray) -> None:
         """Add spots, each array (spots, genes)."""
-        x, y, z = (np.where(mask, values, 0) for values in (truth, predicted, neighbors))
+        x, y, z = (np.where(mask, values, 0).astype(np.float64) for values in (truth, predicted, neighbors))
         products = (mask, x, y, z, x * x, y * y, z * z, x * y, x * z)
-        self.sums += np.stack([product.sum(axis=0, dtype=np.float64) for product in products])
+        self.sums += np.stack([product.sum(axis=0) for product in products])
 
     @property
     def n(self) -> np.ndarray:
@@ -207,10 +222,9 @@ class Moments:
 def _correlation(n, x, xx, y, yy, xy) -> np.ndarray:
     n = np.maximum(n, 1)
     truth_variance, variance, covariance = xx / n - (x / n) ** 2, yy / n - (y / n) ** 2, xy / n - x * y / n**2
-    # Rounding of the float32 products leaves some 1e-7 of the mean square where nothing varies.
-    varies = variance > 1e-6 * np.maximum(yy / n, 1e-12)
-    r = np.where(varies, covariance / np.sqrt(np.where(varies, truth_variance * variance, 1).clip(1e-300)), 0)
-    return np.where(truth_variance > 1e-6 * np.maximum(xx / n, 1e-12), r.clip(-1, 1), np.nan)
+    flat_truth, flat = truth_variance <= _ROUNDING * xx / n, variance <= _ROUNDING * yy / n
+    spread = np.sqrt(np.where(flat_truth | flat, 1, truth_variance * variance))
+    return np.where(flat_truth, np.nan, np.where(flat, 0, (covariance / spread).clip(-1, 1)))
 
 
 def recovery_table(sections: list[Moments], genes: pd.Index) -> pd.DataFrame:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import logging
 import pickle
 import re
 import zipfile
@@ -20,11 +19,11 @@ from scvi import REGISTRY_KEYS
 from sagefm._fields import CountsField, SectionField
 from sagefm._genes import gene_names, match_genes, refuse_duplicates
 from sagefm._graph import build_graph
+from sagefm._logging import logger
 
 if TYPE_CHECKING:
     from typing import Self
 
-logger = logging.getLogger("sagefm")
 
 _GRAPH = "spatial_knn14"
 _EXPECTED = "conv1.lin.weight, conv1.bias, ..., fc_gene.weight, fc_gene.bias"

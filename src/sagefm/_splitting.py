@@ -14,14 +14,14 @@ from sagefm._graph import compact_blocks, readers_of
 
 # Fewer sections than this are too few to give one away.
 SEVERAL_SECTIONS = 3
-N_BLOCKS = 3
+MAX_BLOCKS, MIN_BLOCK = 3, 50  # small blocks would take most of a small section with them
 
 
 class SectionSplitter(DataSplitter):
     """Data splitter of scvi-tools that keeps neighbours together.
 
-    With three sections or more, whole sections are held out. With one or two, three compact blocks of each are, and the
-    spots that have a held-out spot among their neighbours are left out of training as well: no count of a
+    With three sections or more, whole sections are held out. With one or two, up to three compact blocks of each are,
+    and the spots that have a held-out spot among their neighbours are left out of training as well: no count of a
     validation spot is ever an input or a target of a training step. The left-out spots belong to no set.
 
     Parameters
@@ -53,6 +53,11 @@ class SectionSplitter(DataSplitter):
         validation, test = held_out_spots(spots, shares, np.random.default_rng(settings.seed))
         held_out = np.concatenate([validation, test])
         training = np.setdiff1d(np.arange(spots.n_obs), np.union1d(held_out, readers_of(spots.graph, held_out)))
+        if len(training) == 0:
+            raise ValueError(
+                f"Of {spots.n_obs} spots none is left to train on: all are held out or have a held-out spot among "
+                "their neighbours. Train on every spot, without validation, with `train_size=1`."
+            )
         rest = np.setdiff1d(np.arange(spots.n_obs), np.union1d(training, validation))
         super().__init__(spots, external_indexing=[training, validation, rest], **kwargs)
         # scvi-tools wants every spot in some set, but those that see held-out spots must serve for nothing.
@@ -100,7 +105,9 @@ def _blocks_of(spots: Spots, rows: np.ndarray, shares: Sequence[float], rng: np.
     held_out, free = [], rows
     for share in shares:
         graph = spots.graph[free][:, free]
-        block = free[compact_blocks(graph, round(share * len(rows)), n_blocks=N_BLOCKS, rng=rng)]
+        n_spots = round(share * len(rows))
+        n_blocks = min(max(n_spots // MIN_BLOCK, 1), MAX_BLOCKS)
+        block = free[compact_blocks(graph, n_spots, n_blocks=n_blocks, rng=rng)]
         held_out.append(block)
         free = np.setdiff1d(free, block)
     return held_out

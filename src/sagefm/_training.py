@@ -24,7 +24,7 @@ class MaskedCenterPlan(TrainingPlan):
     """
 
     def __init__(
-        self, module: BaseModuleClass, *, lr: float = 1e-3, weight_decay: float = 1e-4, eps: float = 1e-8, **kwargs: Any
+        self, module: BaseModuleClass, *, lr: float = 1e-3, weight_decay: float = 1e-5, eps: float = 1e-8, **kwargs: Any
     ) -> None:
         kwargs.setdefault("lr_scheduler_metric", "validation_loss")
         super().__init__(module, lr=lr, weight_decay=weight_decay, eps=eps, **kwargs)
