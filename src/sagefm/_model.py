@@ -30,6 +30,7 @@ from sagefm._training import MaskedCenterPlan
 # A gene's unit is its standard deviation on the log scale, but never below this: rare genes would drown the rest.
 _SCALE_FLOOR = 0.05
 _SPOTS_TO_SEE = 240_000  # in training, by default: about 1,900 steps of 128
+_SPOTS_TO_WAIT = 40_000  # for the validation loss to fall, by default: about 300 steps
 
 
 class SAGEFM(ImputationMixin, RecoveryMixin, ReferenceMixin, UnsupervisedTrainingMixin, BaseModelClass):
@@ -216,7 +217,7 @@ class SAGEFM(ImputationMixin, RecoveryMixin, ReferenceMixin, UnsupervisedTrainin
         validation_size: float | None = None,
         batch_size: int = 128,
         early_stopping: bool = True,
-        early_stopping_patience: int = 15,
+        early_stopping_patience: int | None = None,
         datamodule: LightningDataModule | None = None,
         datasplitter_kwargs: dict | None = None,
         plan_kwargs: dict | None = None,
@@ -245,7 +246,7 @@ class SAGEFM(ImputationMixin, RecoveryMixin, ReferenceMixin, UnsupervisedTrainin
         early_stopping
             Whether to stop when the validation loss has not fallen for `early_stopping_patience` epochs.
         early_stopping_patience
-            See `early_stopping`.
+            See `early_stopping`; by default as many epochs as show 40,000 spots, at least 5.
         datamodule
             Lightning data module that gives the batches, instead of the model's AnnData.
         datasplitter_kwargs
@@ -274,6 +275,7 @@ class SAGEFM(ImputationMixin, RecoveryMixin, ReferenceMixin, UnsupervisedTrainin
                 self._start_from(spots, datamodule.external_indexing[0])
             early_stopping = early_stopping and len(datamodule.external_indexing[1]) > 0
             max_epochs = max_epochs or int(np.clip(_SPOTS_TO_SEE / spots.n_obs, 10, 400))
+            early_stopping_patience = early_stopping_patience or max(5, _SPOTS_TO_WAIT // spots.n_obs)
         self.module.train()  # Lightning leaves a module in the mode it finds, and a getter has put it in evaluation
         super().train(
             max_epochs=max_epochs,
@@ -281,7 +283,7 @@ class SAGEFM(ImputationMixin, RecoveryMixin, ReferenceMixin, UnsupervisedTrainin
             devices=devices,
             datamodule=datamodule,
             early_stopping=early_stopping,
-            early_stopping_patience=early_stopping_patience,
+            early_stopping_patience=early_stopping_patience or 10,
             early_stopping_monitor="validation_loss",
             plan_kwargs=plan_kwargs,
             **trainer_kwargs,
