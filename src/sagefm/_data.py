@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -24,7 +25,7 @@ from sagefm._normalization import Normalization
 NEIGHBORS_KEY, N_NEIGHBORS_KEY, KNOWN_KEY = "neighbors", "n_neighbors", "known"
 
 
-def normalization_of(registry: dict, method: str) -> Normalization:
+def normalization_of(registry: dict, method: Literal["size", "none"]) -> Normalization:
     """Make the normalisation whose constants were noted when the counts were registered."""
     state = registry["field_registries"][REGISTRY_KEYS.X_KEY]["state_registry"]
     return Normalization(method, state[CountsField.TARGET_DEPTH_KEY], state[CountsField.PROFILE_KEY])
@@ -119,9 +120,9 @@ class Spots:
         mean = total / len(rows)
         return mean, np.sqrt(np.maximum(squares / len(rows) - mean**2, 0))
 
-    def create_torch_dataset(self, indices: np.ndarray | None = None, **kwargs: object) -> Subset:
+    def create_torch_dataset(self, indices: Sequence[int] | None = None, **kwargs: object) -> Subset:
         """Answer scvi-tools' `AnnDataLoader`, which asks its manager for a data set and for nothing else."""
-        return Subset(NeighborhoodDataset(self), np.arange(self.n_obs) if indices is None else indices)
+        return Subset(NeighborhoodDataset(self), range(self.n_obs) if indices is None else indices)
 
     def _in_model_order(self, counts: sp.csr_matrix) -> sp.csr_matrix:
         n_genes = counts.shape[1]

@@ -36,7 +36,8 @@ def build_graph(
     Two rings on a hexagonal or square lattice, the 14 nearest spots on any other `layout`, which is found out if None.
     """
     coordinates = _checked_coordinates(adata, spatial_key)
-    connectivities, distances, rows, kinds = [], [], [], {}
+    connectivities, distances, rows = [], [], []
+    kinds: dict[str, list[str]] = {}
     for section in np.unique(sections):
         index = np.flatnonzero(sections == section)
         kind = _layout_with_enough_spots(coordinates[index], section, layout)
@@ -104,13 +105,13 @@ def _describe_graph(graph: sp.csr_matrix, kinds: dict[str, list[str]], key: str)
     return f"Built the neighbour graph obsp['{key}_connectivities']: {how}."
 
 
-def check_graph(graph: object, sections: np.ndarray | None, key: str) -> sp.csr_matrix:
-    """Return `graph` as a clean 0/1 CSR matrix without self loops, or say by name what is wrong with it.
+def check_graph(connectivities: sp.spmatrix, sections: np.ndarray | None, key: str) -> sp.csr_matrix:
+    """Return `connectivities` as a clean 0/1 CSR matrix without self loops, or say by name what is wrong with it.
 
     A stored zero is no edge, and a spot is no neighbour of itself. Directed graphs are kept: row `i` holds the
     neighbours of spot `i`. An isolated spot is kept as well.
     """
-    graph = sp.csr_matrix(graph, dtype=np.float32, copy=True)
+    graph = sp.csr_matrix(connectivities, dtype=np.float32, copy=True)
     graph.sum_duplicates()
     graph.setdiag(0)
     graph.eliminate_zeros()

@@ -3,29 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 import torch
 from anndata import AnnData
+from scvi.model.base import BaseModelClass
 
 from sagefm._data import Spots
 from sagefm._genes import positions_of
 from sagefm._inference import Encoded, OnePass
 
 
-class ImputationMixin:
+class ImputationMixin(BaseModelClass):
     """`impute_masked`, for :class:`sagefm.SAGEFM`."""
-
-    if TYPE_CHECKING:
-        module: Any
-
-        def _spots_of(self, adata: AnnData | None, hidden: np.ndarray | None = None) -> Spots: ...
-        def _require_training(self) -> None: ...
-        @property
-        def genes(self) -> pd.Index: ...
 
     def impute_masked(
         self,
@@ -176,7 +169,7 @@ def model_mask(mask: np.ndarray | sp.csr_matrix, rows: np.ndarray, spots: Spots)
 
 
 def _dense(mask: np.ndarray | sp.csr_matrix) -> np.ndarray:
-    return mask.toarray() if sp.issparse(mask) else mask
+    return mask if isinstance(mask, np.ndarray) else mask.toarray()
 
 
 def _warn_of_unknown_entries(mask: np.ndarray | sp.csr_matrix, spots: Spots, rows: np.ndarray) -> None:

@@ -23,6 +23,8 @@ class Encoder(nn.Module):
     is exact in the first layer only, since there alone the neighbours' own neighbourhoods do not matter.
     """
 
+    conv1: EgoGCNConv | EgoSAGEConv
+
     def __init__(self, widths: Sequence[int], *, conv: Literal["sage", "gcn"], dropout_rate: float, layer_norm: bool):
         super().__init__()
         self.conv = conv

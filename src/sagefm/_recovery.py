@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import reduce
 from operator import add
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -13,6 +12,7 @@ import scipy.sparse as sp
 import torch
 from anndata import AnnData
 from scipy.stats import false_discovery_control, norm, t
+from scvi.model.base import BaseModelClass
 from sklearn.utils.sparsefuncs import sparse_matmul_to_dense
 
 from sagefm._data import Spots
@@ -23,14 +23,8 @@ TOP = 500
 _ROUNDING = 1e-12  # what rounding leaves of the mean square where nothing varies, in float64
 
 
-class RecoveryMixin:
+class RecoveryMixin(BaseModelClass):
     """`get_masked_recovery`, for :class:`sagefm.SAGEFM`."""
-
-    if TYPE_CHECKING:
-        module: Any
-
-        def _spots_of(self, adata: AnnData | None, hidden: np.ndarray | None = None) -> Spots: ...
-        def _require_training(self) -> None: ...
 
     def get_masked_recovery(
         self,

@@ -15,6 +15,7 @@ import pandas as pd
 import torch
 from anndata import AnnData
 from scvi import REGISTRY_KEYS
+from scvi.model.base import BaseModelClass
 
 from sagefm._fields import CountsField, SectionField
 from sagefm._genes import gene_names, match_genes, refuse_duplicates
@@ -184,7 +185,7 @@ def build_reference_graph(adata: AnnData, sample_key: str | None, spatial_key: s
     logger.info(build_graph(adata, spatial_key=spatial_key, sections=sections, key_added=_GRAPH, layout="irregular"))
 
 
-class ReferenceMixin:
+class ReferenceMixin(BaseModelClass):
     """The published model, for :class:`sagefm.SAGEFM`."""
 
     published_architecture = staticmethod(published_architecture)
