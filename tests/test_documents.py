@@ -1,0 +1,41 @@
+"""Every Python block of the README and the guides runs, in order, as a reader would run it."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import squidpy as sq
+
+import sagefm
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = ["README.md", "docs/index.md", "docs/user_guide.md"]
+
+
+def blocks(path: Path) -> list[str]:
+    return re.findall(r"^```python\n(.*?)^```$", path.read_text(), flags=re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture
+def names() -> dict[str, Any]:
+    """What a reader has at hand: a section, another one, a mask, and a trained model."""
+    adata, other = (sagefm.datasets.simulated_tissue(12, 12, n_genes=200, seed=seed) for seed in (0, 1))
+    adata.layers["counts"] = adata.X
+    sagefm.SAGEFM.setup_anndata(adata)
+    model = sagefm.SAGEFM(adata)
+    model.train(max_epochs=1, enable_progress_bar=False)
+    mask = np.random.default_rng(0).random(adata.shape) < 0.1
+    return {"adata": adata, "other": other, "mask": mask, "model": model, "sagefm": sagefm, "sq": sq}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_code_runs(document, names, tmp_path, monkeypatch):
+    code = blocks(ROOT / document)
+    assert code
+    monkeypatch.chdir(tmp_path)
+    for block in code:
+        exec(compile(block, document, "exec"), names)
+    plt.close("all")
