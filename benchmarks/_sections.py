@@ -17,5 +17,7 @@ def section(name: str) -> ad.AnnData:
 def sections(*patterns: str) -> ad.AnnData:
     """Read and join the sections whose names match; genes that all of them have, spots that have counts."""
     paths = sorted(path for pattern in patterns for path in FOLDER.glob(f"{pattern}.h5ad"))
-    joined = ad.concat([ad.read_h5ad(path) for path in paths], join="inner", index_unique="-", keys=[p.stem for p in paths])
+    joined = ad.concat(
+        [ad.read_h5ad(path) for path in paths], join="inner", index_unique="-", keys=[p.stem for p in paths]
+    )
     return joined[np.asarray(joined.X.sum(axis=1)).ravel() > 0].copy()

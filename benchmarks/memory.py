@@ -1,41 +1,20 @@
 """Peak memory of embedding a section of 3,000 spots and 36,601 genes, beyond the process with the section loaded.
 
-    python benchmarks/memory.py
+python benchmarks/memory.py
 """
 
-import threading
 import time
 import warnings
 
 import anndata as ad
 import numpy as np
-import psutil
 import scipy.sparse as sp
+from _memory import PeakMemory
 
 import sagefm
 
 warnings.simplefilter("ignore")
 N_SPOTS, N_GENES, DENSITY = 3_000, 36_601, 0.1
-
-
-class PeakMemory:
-    """Highest resident memory of this process while the context is open, sampled every 5 ms."""
-
-    def __enter__(self) -> "PeakMemory":
-        self._process, self._open = psutil.Process(), True
-        self.before = self.peak = self._process.memory_info().rss
-        self._thread = threading.Thread(target=self._watch)
-        self._thread.start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._open = False
-        self._thread.join()
-
-    def _watch(self) -> None:
-        while self._open:
-            self.peak = max(self.peak, self._process.memory_info().rss)
-            time.sleep(0.005)
 
 
 def whole_transcriptome_section() -> ad.AnnData:
@@ -62,5 +41,7 @@ if __name__ == "__main__":
             start = time.perf_counter()
             call()
             seconds = time.perf_counter() - start
-        extra = (memory.peak - memory.before) / 2**30
-        print(f"{name}: {adata.shape}, AnnData {size / 2**30:.2f} GiB, {extra:.2f} GiB beyond it, {seconds:.1f} s")
+        print(
+            f"{name}: {adata.shape}, AnnData {size / 2**30:.2f} GiB, "
+            f"{memory.extra / 2**30:.2f} GiB beyond it, {seconds:.1f} s"
+        )

@@ -1,6 +1,6 @@
 """Masked recovery of the default model: a cortex section on its own, and breast-cancer patients held out.
 
-    python benchmarks/recovery.py [cortex] [breast] [--seed 0]
+python benchmarks/recovery.py [cortex] [breast] [--seed 0]
 """
 
 import argparse

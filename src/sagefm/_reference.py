@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+import scipy.sparse as sp
 import torch
 from anndata import AnnData
 from scvi import REGISTRY_KEYS
@@ -231,14 +232,33 @@ def registry_with_genes(registry: dict, genes: pd.Index, section_genes: pd.Index
 
 
 def build_reference_graph(adata: AnnData, sample_key: str | None, spatial_key: str) -> None:
-    """Join each spot to its 14 nearest by coordinates, whatever the layout, unless that was done before."""
-    if f"{_GRAPH}_connectivities" in adata.obsp:
-        return
+    """Join each spot to its 14 nearest by coordinates, whatever the layout, unless it has 14 neighbours already."""
     section_field = SectionField(sample_key)
     if not section_field.is_empty:
         section_field.validate_field(adata)
-    sections = section_field.sections(adata)
-    logger.info(build_graph(adata, spatial_key=spatial_key, sections=sections, key_added=_GRAPH, layout="irregular"))
+    sections, key = section_field.sections(adata), f"{_GRAPH}_connectivities"
+    if key not in adata.obsp or not _joins_14_of_a_section(adata.obsp[key], sections):
+        logger.info(
+            build_graph(adata, spatial_key=spatial_key, sections=sections, key_added=_GRAPH, layout="irregular")
+        )
+
+
+def _joins_14_of_a_section(graph: Any, sections: np.ndarray) -> bool:
+    """Tell whether the graph is whole: after spots were taken out, or for other sections, it is not."""
+    edges = sp.coo_matrix(graph)
+    n_neighbors = np.bincount(edges.row, minlength=len(sections))
+    return bool((n_neighbors == 14).all() and (sections[edges.row] == sections[edges.col]).all())
+
+
+def _empty_history() -> dict[str, pd.DataFrame]:
+    """Return what scvi-tools adds the losses of further training to; without it, it would keep none."""
+    epochs = pd.RangeIndex(0, name="epoch")
+    return {name: pd.DataFrame({name: []}, index=epochs, dtype=object) for name in ("train_loss", "validation_loss")}
+
+
+def _refuse_other_genes(genes: pd.Index, adata: AnnData, gene_symbols: str | None) -> None:
+    """Raise if `adata` has too few of the genes, before anything is written to it."""
+    match_genes(genes, gene_names(adata, gene_symbols))
 
 
 class ReferenceMixin(BaseModelClass):
@@ -263,14 +283,16 @@ class ReferenceMixin(BaseModelClass):
 
         The network is the paper's: graph convolutions on raw log counts over a spot and its 14 nearest spots by
         coordinates. That graph is built with squidpy, for each section apart, and written to
-        `adata.obsp["spatial_knn14_connectivities"]`; another graph in `obsp` stays as it is. Any widths and any number
-        of convolutions load. Weights are read as plain tensors: code in the file is not run.
+        `adata.obsp["spatial_knn14_connectivities"]`, unless one with 14 neighbours for every spot is there; another
+        graph in `obsp` stays as it is. Any widths and any number of convolutions, two or more, load. Weights are read
+        as plain tensors: code in the file is not run.
 
         Parameters
         ----------
         pt_path
             Torch file with `model_state_dict`, holding `conv1.lin.weight`, `conv1.bias`, ..., `fc_gene.weight` and
-            `fc_gene.bias`. Optimizer states beside it are ignored.
+            `fc_gene.bias`. `hidden_channels`, where it stands beside that, must be the widths of the convolutions;
+            optimizer states are ignored.
         gene_names
             Names of the checkpoint's genes in its order: a `.npy` file, a text file with one name a line, or a
             sequence.
@@ -287,6 +309,8 @@ class ReferenceMixin(BaseModelClass):
 
         Raises
         ------
+        FileNotFoundError
+            If there is no such file.
         ValueError
             If the file is damaged, holds code, or is no such checkpoint; if the gene list has another length; or if
             `adata` has too few of the genes.
@@ -306,13 +330,14 @@ class ReferenceMixin(BaseModelClass):
         """
         genes, weights = read_gene_names(gene_names), read_checkpoint(pt_path)
         widths = checked_widths(weights, genes)
+        _refuse_other_genes(genes, adata, gene_symbols)
         build_reference_graph(adata, sample_key, spatial_key)
         setup = {"layer": layer, "sample_key": sample_key, "spatial_key": spatial_key, "gene_symbols": gene_symbols}
         cls._set_up_for(adata, genes, neighbors_key=_GRAPH, **setup)
         architecture = {**published_architecture(), "n_hidden": tuple(widths[1:-1]), "n_latent": widths[-1]}
         model = cls(adata, **architecture)
         model.module.load_state_dict(module_state(weights), strict=False)
-        model.is_trained_ = True
+        model.is_trained_, model.history_ = True, _empty_history()
         return model
 
     @classmethod
