@@ -702,7 +702,6 @@ def test_it_can_be_trained_further(model):
     assert (model.module.gene_scale == 1).all()
 
 
-@pytest.mark.xfail(reason="the graph of a section that comes later is built as for any model: two rings on a grid")
 def test_another_section_is_given_its_14_nearest_too(load, model, adata, weights):
     other = adata[40:].copy()
     del other.obsp[GRAPH]

@@ -15,7 +15,7 @@ from scvi.data.fields import BaseAnnDataField, LayerField
 from sagefm._counts import row_chunks
 from sagefm._errors import MissingKeyError
 from sagefm._genes import gene_names, match_genes, refuse_duplicates
-from sagefm._graph import build_graph, check_graph
+from sagefm._graph import NEAREST_14, build_graph, check_graph
 from sagefm._logging import logger
 
 SECTION_KEY, GRAPH_KEY = "section", "graph"
@@ -181,9 +181,9 @@ class GraphField(BaseAnnDataField):
         """Build the graph if there is none, then check it."""
         sections = self._section_field.sections(adata)
         if self.attr_key not in adata.obsp:
-            logger.info(
-                build_graph(adata, spatial_key=self._spatial_key, sections=sections, key_added=self._neighbors_key)
-            )
+            layout = "irregular" if self._neighbors_key == NEAREST_14 else None
+            where = {"spatial_key": self._spatial_key, "key_added": self._neighbors_key}
+            logger.info(build_graph(adata, sections=sections, layout=layout, **where))
         graph = self.clean_graph(adata)
         n_isolated = int((np.diff(graph.indptr) == 0).sum())
         if n_isolated:

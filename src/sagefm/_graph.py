@@ -10,6 +10,7 @@ from sklearn.neighbors import NearestNeighbors
 
 from sagefm._errors import MissingKeyError
 
+NEAREST_14 = "spatial_knn14"  # prefix of the keys of a graph that joins the 14 nearest spots on any layout
 # A lattice neighbour lies within this many nearest-neighbour distances; the next ring starts at sqrt(2) or sqrt(3).
 _LATTICE_TOLERANCE = 1.3
 _MIN_SPOTS = {"hexagonal grid": 7, "square grid": 5, "irregular": 15}

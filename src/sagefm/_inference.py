@@ -67,7 +67,7 @@ class OnePass:
         center, neighbor = torch.cat(centers), torch.cat(neighbors)
         own = torch.from_numpy(np.searchsorted(needed, rows))
         mean = self._mean(operator[:, needed], neighbor)
-        return self._finish(rows, center[own], mean, neighbor[own])
+        return self._finish(rows, center[own], mean, lambda: neighbor[own])
 
     @torch.inference_mode()
     def masked(self, rows: np.ndarray, masks: Masks) -> Iterator[Encoded]:
@@ -77,7 +77,7 @@ class OnePass:
             counts = self._tensor(self._spots.counts(piece).toarray())
             visible = self._tensor(~masks(piece) & self._spots.visible)
             x, factor = self._module.center_input(counts, visible)
-            latent = self._finish(piece, conv.project_center(x), mean, conv.project_neighbor(x))
+            latent = self._finish(piece, conv.project_center(x), mean, lambda x=x: conv.project_neighbor(x))
             yield Encoded(piece, counts, visible, latent, factor)
 
     def unmasked(self, rows: np.ndarray) -> Iterator[Encoded]:
@@ -99,10 +99,11 @@ class OnePass:
     def _no_neighbors(self, n_spots: int) -> Tensor:
         return torch.zeros(n_spots, self._module.encoder.conv1.out_channels, device=self._module.device)
 
-    def _finish(self, rows: np.ndarray, center: Tensor, mean: Tensor, own: Tensor) -> Tensor:
-        """Join the parts; an isolated spot takes its `own` transform for its neighbours'."""
+    def _finish(self, rows: np.ndarray, center: Tensor, mean: Tensor, own: Callable[[], Tensor]) -> Tensor:
+        """Join the parts; an isolated spot takes its `own` transform, made only where there are some, for the mean."""
         n_neighbors = self._tensor(self._spots.n_neighbors[rows])
-        mean = torch.where(n_neighbors > 0, mean, own)
+        if (n_neighbors == 0).any():
+            mean = torch.where(n_neighbors > 0, mean, own())
         encoder = self._module.encoder
         return encoder.after_first(encoder.conv1.combine(center, mean, n_neighbors))
 

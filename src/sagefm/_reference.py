@@ -21,14 +21,13 @@ from scvi.model.base import BaseModelClass
 
 from sagefm._fields import CountsField, SectionField
 from sagefm._genes import gene_names, match_genes, refuse_duplicates
-from sagefm._graph import build_graph
+from sagefm._graph import NEAREST_14, build_graph
 from sagefm._logging import logger
 
 if TYPE_CHECKING:
     from typing import Self
 
 
-_GRAPH = "spatial_knn14"
 _EXPECTED = "conv1.lin.weight, conv1.bias, ..., fc_gene.weight, fc_gene.bias"
 
 
@@ -236,10 +235,10 @@ def build_reference_graph(adata: AnnData, sample_key: str | None, spatial_key: s
     section_field = SectionField(sample_key)
     if not section_field.is_empty:
         section_field.validate_field(adata)
-    sections, key = section_field.sections(adata), f"{_GRAPH}_connectivities"
+    sections, key = section_field.sections(adata), f"{NEAREST_14}_connectivities"
     if key not in adata.obsp or not _joins_14_of_a_section(adata.obsp[key], sections):
         logger.info(
-            build_graph(adata, spatial_key=spatial_key, sections=sections, key_added=_GRAPH, layout="irregular")
+            build_graph(adata, spatial_key=spatial_key, sections=sections, key_added=NEAREST_14, layout="irregular")
         )
 
 
@@ -333,7 +332,7 @@ class ReferenceMixin(BaseModelClass):
         _refuse_other_genes(genes, adata, gene_symbols)
         build_reference_graph(adata, sample_key, spatial_key)
         setup = {"layer": layer, "sample_key": sample_key, "spatial_key": spatial_key, "gene_symbols": gene_symbols}
-        cls._set_up_for(adata, genes, neighbors_key=_GRAPH, **setup)
+        cls._set_up_for(adata, genes, neighbors_key=NEAREST_14, **setup)
         architecture = {**published_architecture(), "n_hidden": tuple(widths[1:-1]), "n_latent": widths[-1]}
         model = cls(adata, **architecture)
         model.module.load_state_dict(module_state(weights), strict=False)
