@@ -128,9 +128,12 @@ class Spots:
         n_genes = counts.shape[1]
         if n_genes == len(self.columns) and (self.columns == np.arange(n_genes)).all():
             return counts
-        genes = np.flatnonzero(self.known)
-        entries = (np.ones(len(genes), dtype=np.float32), (self.columns[genes], genes))
-        return sp.csr_matrix(counts @ sp.csr_matrix(entries, shape=(n_genes, len(self.columns))))
+        place = np.full(n_genes, -1, dtype=counts.indices.dtype)
+        place[self.columns[self.known]] = np.flatnonzero(self.known)
+        places = place[counts.indices]
+        kept = places >= 0
+        ends = np.concatenate([[0], np.cumsum(kept)])[counts.indptr]
+        return sp.csr_matrix((counts.data[kept], places[kept], ends), shape=(counts.shape[0], len(self.columns)))
 
 
 class NeighborhoodDataset(Dataset):

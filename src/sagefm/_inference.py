@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -67,7 +68,7 @@ class OnePass:
         center, neighbor = torch.cat(centers), torch.cat(neighbors)
         own = torch.from_numpy(np.searchsorted(needed, rows))
         mean = self._mean(operator[:, needed], neighbor)
-        return self._finish(rows, center[own], mean, lambda: neighbor[own])
+        return self._finish(rows, center[own], mean, partial(neighbor.__getitem__, own))
 
     @torch.inference_mode()
     def masked(self, rows: np.ndarray, masks: Masks) -> Iterator[Encoded]:
@@ -77,7 +78,7 @@ class OnePass:
             counts = self._tensor(self._spots.counts(piece).toarray())
             visible = self._tensor(~masks(piece) & self._spots.visible)
             x, factor = self._module.center_input(counts, visible)
-            latent = self._finish(piece, conv.project_center(x), mean, lambda x=x: conv.project_neighbor(x))
+            latent = self._finish(piece, conv.project_center(x), mean, partial(conv.project_neighbor, x))
             yield Encoded(piece, counts, visible, latent, factor)
 
     def unmasked(self, rows: np.ndarray) -> Iterator[Encoded]:
@@ -111,7 +112,7 @@ class OnePass:
         return self._tensor(operator @ projected.float().cpu().numpy())
 
     def _dense_log(self, rows: np.ndarray) -> Tensor:
-        return self._module.neighbor_input(self._tensor(self._spots.log(rows).toarray()))
+        return self._tensor(self._spots.log(rows).toarray()).div_(self._module.gene_scale)
 
     def _tensor(self, array: np.ndarray) -> Tensor:
         return torch.from_numpy(array).to(self._module.device)
