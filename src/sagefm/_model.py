@@ -26,6 +26,7 @@ from sagefm._recovery import RecoveryMixin
 from sagefm._reference import ReferenceMixin
 from sagefm._splitting import SectionSplitter
 from sagefm._training import MaskedCenterPlan
+from sagefm._weights import WeightsMixin
 
 # A gene's unit is its standard deviation on the log scale, but never below this: rare genes would drown the rest.
 _SCALE_FLOOR = 0.05
@@ -33,7 +34,7 @@ _SPOTS_TO_SEE = 240_000  # in training, by default: about 1,900 steps of 128
 _SPOTS_TO_WAIT = 40_000  # for the validation loss to fall, by default: about 300 steps
 
 
-class SAGEFM(ImputationMixin, RecoveryMixin, ReferenceMixin, UnsupervisedTrainingMixin, BaseModelClass):
+class SAGEFM(ImputationMixin, RecoveryMixin, WeightsMixin, ReferenceMixin, UnsupervisedTrainingMixin, BaseModelClass):
     r"""Spatial gene-expression foundation model: a spot's masked genes from the spot and its neighbours.
 
     A graph convolution reads a spot and the mean of its neighbours, dense layers lead to a latent representation, and

@@ -249,7 +249,7 @@ def _joins_14_of_a_section(graph: Any, sections: np.ndarray) -> bool:
     return bool((n_neighbors == 14).all() and (sections[edges.row] == sections[edges.col]).all())
 
 
-def _empty_history() -> dict[str, pd.DataFrame]:
+def empty_history() -> dict[str, pd.DataFrame]:
     """Return what scvi-tools adds the losses of further training to; without it, it would keep none."""
     epochs = pd.RangeIndex(0, name="epoch")
     return {name: pd.DataFrame({name: []}, index=epochs, dtype=object) for name in ("train_loss", "validation_loss")}
@@ -336,7 +336,7 @@ class ReferenceMixin(BaseModelClass):
         architecture = {**published_architecture(), "n_hidden": tuple(widths[1:-1]), "n_latent": widths[-1]}
         model = cls(adata, **architecture)
         model.module.load_state_dict(module_state(weights), strict=False)
-        model.is_trained_, model.history_ = True, _empty_history()
+        model.is_trained_, model.history_ = True, empty_history()
         return model
 
     @classmethod
