@@ -44,9 +44,9 @@ class Normalization:
 
     def log(self, counts: sp.csr_matrix, visible: np.ndarray) -> sp.csr_matrix:
         """Return `counts`, (n, genes), of the genes in `visible`, boolean (genes,), on the log scale."""
-        if not visible.all():
-            counts = counts @ sp.diags_array(visible.astype(np.float32), format="csr")
         logged = sp.csr_matrix(counts, dtype=np.float32, copy=True)
+        if not visible.all():
+            logged.data *= visible[logged.indices]
         if self.method == "size":
             scale = self.target_depth / self.library_size(logged, visible)
             logged.data *= np.repeat(scale, np.diff(logged.indptr)).astype(np.float32)
