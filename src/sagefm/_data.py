@@ -16,7 +16,7 @@ from scvi.data import AnnDataManager
 from sklearn.utils.sparsefuncs import sparse_matmul_to_dense
 from torch.utils.data import Dataset, Subset
 
-from sagefm._counts import in_memory, one_value_an_entry, read_rows
+from sagefm._counts import CHUNK, in_memory, one_value_an_entry, read_rows
 from sagefm._fields import GRAPH_KEY, SECTION_KEY, CountsField
 from sagefm._genes import gene_names, match_genes
 from sagefm._graph import neighbor_mean_operator
@@ -113,7 +113,7 @@ class Spots:
     def gene_moments(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return mean and standard deviation of every gene on the log scale over `rows`, each (genes,)."""
         total, squares = np.zeros(len(self.genes)), np.zeros(len(self.genes))
-        for piece in self.chunks(rows, 2048):
+        for piece in self.chunks(rows, CHUNK):
             logged = self.log(piece).astype(np.float64)
             total += np.asarray(logged.sum(axis=0)).ravel()
             squares += np.asarray(logged.power(2).sum(axis=0)).ravel()

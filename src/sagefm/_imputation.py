@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -10,6 +11,7 @@ import pandas as pd
 import scipy.sparse as sp
 import torch
 from anndata import AnnData
+from scvi import settings
 from scvi.model.base import BaseModelClass
 
 from sagefm._data import Spots
@@ -173,10 +175,6 @@ def _dense(mask: np.ndarray | sp.csr_matrix) -> np.ndarray:
 
 
 def _warn_of_unknown_entries(mask: np.ndarray | sp.csr_matrix, spots: Spots, rows: np.ndarray) -> None:
-    import warnings
-
-    from scvi import settings
-
     unknown = np.setdiff1d(np.arange(spots.adata.n_vars), spots.columns)
     n_unknown = int(mask[rows][:, unknown].sum()) if len(unknown) else 0
     if n_unknown:
