@@ -104,7 +104,7 @@ def test_the_ordinary_forward_is_pygs_on_any_graph(name):
 
 
 def test_the_encoder_of_the_paper_has_the_names_of_its_checkpoint():
-    encoder = Encoder([9, 8, 7, 6, 5, 4], conv="gcn", dropout_rate=0, layer_norm=False)
+    encoder = Encoder([9, 8, 7, 6, 5, 4], conv="gcn", dropout_rate=0)
     expected = {f"conv{number}.{part}" for number in range(1, 6) for part in ("lin.weight", "bias")}
     assert set(encoder.state_dict()) == expected
 
@@ -161,7 +161,7 @@ def test_sage_weighs_the_centre_by_its_own_and_gcn_by_its_share():
 
 
 def encoder_of(conv: str, depth: int, dtype: torch.dtype) -> Encoder:
-    encoder = Encoder([20, *[16] * (depth - 1), 6], conv=conv, dropout_rate=0.5, layer_norm=depth > 1)
+    encoder = Encoder([20, *[16] * (depth - 1), 6], conv=conv, dropout_rate=0.5)
     return with_random_biases(encoder).to(dtype).eval()
 
 
@@ -235,7 +235,7 @@ def briefly_trained(adata: ad.AnnData, **kwargs: object) -> sagefm.SAGEFM:
     params=[
         {"conv": "sage"},
         {"conv": "gcn"},
-        {"conv": "gcn", "n_layers": 5, "normalization": "none", "scale_genes": False, "use_layer_norm": False},
+        {"conv": "gcn", "n_layers": 5, "normalization": "none", "scale_genes": False},
     ],
     ids=["sage", "gcn", "as in the paper"],
 )

@@ -12,7 +12,7 @@ import squidpy as sq
 import sagefm
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = ["README.md", "docs/index.md", "docs/user_guide.md"]
+DOCUMENTS = ["README.md", "docs/index.md", "docs/user_guide.md", "docs/perturbation.md", "docs/pretraining.md"]
 
 
 def blocks(path: Path) -> list[str]:
@@ -31,11 +31,20 @@ def names() -> dict[str, Any]:
     return {"adata": adata, "other": other, "mask": mask, "model": model, "sagefm": sagefm, "sq": sq}
 
 
+def leave_files(names: dict[str, Any]) -> None:
+    """What a reader has on disk: weights, and a folder of sections."""
+    names["model"].save_pretrained("weights")
+    Path("sections").mkdir()
+    for seed in range(4):
+        sagefm.datasets.simulated_tissue(8, 8, n_genes=100, seed=seed).write_h5ad(f"sections/{seed}.h5ad")
+
+
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_code_runs(document, names, tmp_path, monkeypatch):
     code = blocks(ROOT / document)
     assert code
     monkeypatch.chdir(tmp_path)
+    leave_files(names)
     for block in code:
         exec(compile(block, document, "exec"), names)
     plt.close("all")

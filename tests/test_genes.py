@@ -94,7 +94,7 @@ def test_a_tenth_of_the_genes_is_enough_and_less_is_refused_with_the_coverage():
 
 
 HINT = (
-    " Most names agree but for upper and lower case, as mouse symbols do with human ones; map them to the orthologues "
+    " Many names agree but for upper and lower case, as mouse symbols do with human ones; map them to the orthologues "
     "of the model's species first."
 )
 

@@ -140,7 +140,7 @@ def test_counts_that_are_seen_do_change_the_others():
 def test_masked_counts_of_a_centre_do_not_reach_the_network(method):
     torch.manual_seed(0)
     module = MaskedCenterModule(
-        normalization(method), [N_GENES, 5, 3], conv="sage", dropout_rate=0, layer_norm=True, mask_fraction=0.3
+        normalization(method), [N_GENES, 5, 3], conv="sage", dropout_rate=0, mask_fraction=0.3
     )
     counts, mask = torch.poisson(torch.full((9, N_GENES), 5.0)), torch.rand(9, N_GENES) < 0.5
     known, neighbors = torch.ones(9, N_GENES, dtype=torch.bool), torch.rand(9, N_GENES)

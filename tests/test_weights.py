@@ -1,6 +1,8 @@
 """Shared weights: a folder that loads to the same model, or is refused by name."""
 
 import json
+import sys
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -129,3 +131,78 @@ def test_an_architecture_that_does_not_fit_is_refused(tissue, folder):
 def test_too_few_genes_are_refused(tissue, folder):
     with pytest.raises(ValueError, match=r"genes that the model knows \(2.0%\)"):
         sagefm.SAGEFM.from_pretrained(folder, tissue[:, :3].copy())
+
+
+def test_a_packaged_name_is_found_and_an_unknown_one_lists_them(trained_model, tissue, tmp_path, monkeypatch):
+    monkeypatch.setattr("sagefm._weights.PACKAGED", tmp_path)
+    trained_model.save_pretrained(tmp_path / "tissue-mini")
+    model = sagefm.SAGEFM.from_pretrained("tissue-mini", tissue.copy())
+    expected = trained_model.get_latent_representation(key_added=None)
+    np.testing.assert_array_equal(model.get_latent_representation(), expected)
+    with pytest.raises(
+        FileNotFoundError, match=r"neither a folder nor weights that come with sagefm.*\['tissue-mini'\]"
+    ):
+        sagefm.SAGEFM.from_pretrained("tissue-maxi", tissue.copy())
+
+
+def test_packaged_weights_go_into_the_wheel():
+    from sagefm._weights import PACKAGED, packaged_weights
+
+    assert PACKAGED.parent.name == "sagefm"
+    for name, path in packaged_weights().items():
+        assert sum(file.stat().st_size for file in path.iterdir()) < 12e6, name
+
+
+def test_a_repository_of_the_hub_is_fetched(folder, tissue, monkeypatch):
+    package = ModuleType("huggingface_hub")
+    asked = []
+    package.snapshot_download = lambda repository, allow_patterns: asked.append((repository, allow_patterns)) or folder
+    monkeypatch.setitem(sys.modules, "huggingface_hub", package)
+    assert sagefm.SAGEFM.from_pretrained("someone/weights", tissue.copy()).is_trained_
+    assert asked == [("someone/weights", [WEIGHTS, CARD])]
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(ImportError, match=r"pip install 'sagefm\[hub\]'"):
+        sagefm.SAGEFM.from_pretrained("someone/weights", tissue.copy())
+
+
+def test_without_an_adata_the_model_takes_one_later(trained_model, tissue, folder):
+    model = sagefm.SAGEFM.from_pretrained(folder)
+    assert model.adata is None and model.genes.equals(trained_model.genes)
+    expected = trained_model.get_latent_representation(key_added=None)
+    np.testing.assert_array_equal(model.get_latent_representation(tissue.copy()), expected)
+
+
+def test_half_the_size_and_nearly_the_same(trained_model, tissue, folder, tmp_path):
+    trained_model.save_pretrained(tmp_path / "half", dtype="float16")
+    sizes = [(path / WEIGHTS).stat().st_size for path in (tmp_path / "half", folder)]
+    assert sizes[0] < 0.6 * sizes[1]
+    latent = sagefm.SAGEFM.from_pretrained(tmp_path / "half", tissue.copy()).get_latent_representation()
+    expected = trained_model.get_latent_representation(key_added=None)
+    assert np.abs(latent - expected).max() < 0.01 * expected.std()
+    with pytest.raises(ValueError, match="dtype='int8' is not known"):
+        trained_model.save_pretrained(tmp_path / "int", dtype="int8")
+
+
+def test_the_card_tells_of_the_training(trained_model, tissue, tmp_path):
+    sections = [{"sample": "A1", "licence": "CC BY 4.0"}]
+    trained_model.save_pretrained(tmp_path / "weights", card={"sections": sections})
+    assert json.loads((tmp_path / "weights" / CARD).read_text())["sections"] == sections
+    assert sagefm.SAGEFM.from_pretrained(tmp_path / "weights", tissue.copy()).is_trained_
+    with pytest.raises(ValueError, match=r"must not have \['genes'\]"):
+        trained_model.save_pretrained(tmp_path / "other", card={"genes": []})
+
+
+def test_mouse_symbols_are_refused_with_advice(tissue, folder):
+    mouse = tissue.copy()
+    mouse.var_names = mouse.var_names.str.capitalize()
+    with pytest.raises(ValueError, match="orthologues of the model's species"):
+        sagefm.SAGEFM.from_pretrained(folder, mouse)
+
+
+def test_training_on_goes_on_from_the_weights(trained_model, tissue, folder):
+    model = sagefm.SAGEFM.from_pretrained(folder, tissue.copy())
+    scale = model.module.gene_scale.clone()
+    bias = model.module.decoder.bias.detach().clone()
+    model.train(max_epochs=1, enable_progress_bar=False, accelerator="cpu", plan_kwargs={"lr": 1e-9})
+    assert (model.module.gene_scale == scale).all()
+    np.testing.assert_allclose(model.module.decoder.bias.detach(), bias, atol=1e-5)

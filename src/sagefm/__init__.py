@@ -5,10 +5,10 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sagefm import datasets, pl
+    from sagefm import datasets, pl, pretraining, tl
     from sagefm._model import SAGEFM
 
-__all__ = ["SAGEFM", "datasets", "pl"]
+__all__ = ["SAGEFM", "datasets", "pl", "pretraining", "tl"]
 __version__ = version("sagefm")
 
 _HOMES = {"SAGEFM": "sagefm._model"}

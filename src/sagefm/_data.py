@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from typing import Literal
 
@@ -21,8 +21,10 @@ from sagefm._fields import GRAPH_KEY, SECTION_KEY, CountsField
 from sagefm._genes import gene_names, match_genes
 from sagefm._graph import neighbor_mean_operator
 from sagefm._normalization import Normalization
+from sagefm._units import GeneUnits, Units, gene_units
 
 NEIGHBORS_KEY, N_NEIGHBORS_KEY, KNOWN_KEY = "neighbors", "n_neighbors", "known"
+MEAN_KEY, SCALE_KEY = "gene_mean", "gene_scale"
 
 
 def normalization_of(registry: dict, method: Literal["size", "none"]) -> Normalization:
@@ -63,7 +65,7 @@ class Spots:
     @property
     def n_obs(self) -> int:
         """Number of spots."""
-        return self.adata.n_obs
+        return self.graph.shape[0]
 
     @cached_property
     def n_neighbors(self) -> np.ndarray:
@@ -104,6 +106,30 @@ class Spots:
             return sparse_matmul_to_dense(operator, self._logged)
         needed = np.unique(operator.indices)
         return sparse_matmul_to_dense(operator[:, needed], self.log(needed))
+
+    @cached_property
+    def units(self) -> GeneUnits:
+        """In which units the genes of each section are read and predicted."""
+        return gene_units(
+            self.normalization,
+            np.unique(self.sections, return_inverse=True)[1],
+            ((rows, self.log(rows), self.visible) for rows in self.chunks(np.arange(self.n_obs), CHUNK)),
+        )
+
+    def units_without(self, masks: Callable[[np.ndarray], np.ndarray]) -> GeneUnits:
+        """Return the units that the entries tell which are not masked; `masks` gives (rows, genes) for rows."""
+
+        def pieces() -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+            for rows in self.chunks(np.arange(self.n_obs), CHUNK):
+                visible = ~masks(rows) & self.visible
+                counts = torch.from_numpy(self.counts(rows).toarray())
+                yield rows, self.normalization.log_dense(counts, torch.from_numpy(visible))[0].numpy(), visible
+
+        return gene_units(self.normalization, np.unique(self.sections, return_inverse=True)[1], pieces())
+
+    def inputs(self, rows: np.ndarray, units: Units) -> torch.Tensor:
+        """Return what the network reads of unmasked spots, (rows, genes)."""
+        return units.standardize(torch.from_numpy(self.log(rows).toarray()), torch.from_numpy(self.visible))
 
     def chunks(self, rows: np.ndarray, size: int) -> Iterator[np.ndarray]:
         """Cut `rows` into pieces of at most `size`."""
@@ -147,9 +173,14 @@ class NeighborhoodDataset(Dataset):
 
     def __getitem__(self, rows: list[int]) -> dict[str, np.ndarray | torch.Tensor]:
         index = np.atleast_1d(np.asarray(rows))
-        return {
+        batch = {
             REGISTRY_KEYS.X_KEY: self._spots.counts(index).toarray(),
             NEIGHBORS_KEY: self._spots.neighborhood_means(index),
             N_NEIGHBORS_KEY: self._spots.n_neighbors[index],
             KNOWN_KEY: torch.from_numpy(self._spots.known).expand(len(index), -1),
         }
+        units = self._spots.units.of(index)
+        if units.mean is not None and units.scale is not None:
+            shape = (len(index), -1)
+            batch |= {MEAN_KEY: units.mean.expand(shape), SCALE_KEY: units.scale.expand(shape)}
+        return batch

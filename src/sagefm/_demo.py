@@ -27,9 +27,8 @@ from rich.table import Table
 from scipy.optimize import linear_sum_assignment
 from sklearn.decomposition import PCA
 from sklearn.metrics import adjusted_rand_score
-from sklearn.mixture import GaussianMixture
 
-from sagefm import pl
+from sagefm import pl, tl
 from sagefm._graph import check_graph, neighbor_mean_operator
 from sagefm._logging import logger
 from sagefm._model import SAGEFM
@@ -39,7 +38,7 @@ from sagefm.datasets import simulated_tissue
 TRUTH_KEY, DOMAIN_KEY = "annotation", "sagefm_domain"
 DEFAULT_N_DOMAINS = 7
 N_COMPONENTS = 20
-N_STARTS = 5  # of the Gaussian mixture; the likeliest is kept
+GRAPH_KEY = "spatial_connectivities"
 N_HIDDEN_GENES = 3
 MIN_SCORED = 50  # spots that a correlation rests on
 MAX_MAPPED = 6  # sections in the domain map
@@ -51,6 +50,8 @@ LATENT, SMOOTH_LATENT, SMOOTH_PCA = (
     "SAGEFM latent, neighbourhood mean",
     "PCA of the smoothed counts",
 )
+# What each is clustered by, and how often that is smoothed.
+CLUSTERED_BY = {LATENT: ("latent", 0), SMOOTH_LATENT: ("latent", 1), SMOOTH_PCA: ("smooth_pca", 0)}
 
 
 def run(
@@ -74,7 +75,7 @@ def run(
             model = _train(adata, max_epochs, seed, console)
         latent = model.get_latent_representation()
         logged = _log_normalized(adata, layer, model.target_depth)
-        domains = _domains(_representations(adata, latent, logged), n_domains, _truth(adata), seed)
+        domains = _domains(adata, latent, logged, n_domains, _truth(adata), seed)
         scores = _scores(domains, _truth(adata))
         recoveries = _recoveries(model, adata, seed)
         hidden = _hidden_genes(model, adata, logged, recoveries[ALL_SPOTS], sample_key)
@@ -176,22 +177,23 @@ def _log_normalized(adata: AnnData, layer: str | None, depth: float) -> sp.csr_m
     return light.X
 
 
-def _representations(adata: AnnData, latent: np.ndarray, logged: sp.csr_matrix) -> dict[str, np.ndarray]:
-    """Return what the spots are clustered by, each (spots, numbers)."""
-    key = "spatial_connectivities"
-    graph = check_graph(adata.obsp[key], None, key)
+def _smooth_pca(adata: AnnData, logged: sp.csr_matrix) -> np.ndarray:
+    """Return principal components of the mean over each spot and its neighbours, (spots, components)."""
+    graph = check_graph(adata.obsp[GRAPH_KEY], None, GRAPH_KEY)
     mean = neighbor_mean_operator(sp.csr_matrix(graph + sp.eye_array(adata.n_obs)))
     n_components = min(N_COMPONENTS, adata.n_obs - 1, adata.n_vars - 1)
-    smooth_pca = PCA(n_components, svd_solver="arpack", random_state=0).fit_transform(sp.csr_matrix(mean @ logged))
-    return {LATENT: latent, SMOOTH_LATENT: mean @ latent, SMOOTH_PCA: smooth_pca}
+    return PCA(n_components, svd_solver="arpack", random_state=0).fit_transform(sp.csr_matrix(mean @ logged))
 
 
 def _domains(
-    representations: dict[str, np.ndarray], n_domains: int, truth: pd.Series | None, seed: int
+    adata: AnnData, latent: np.ndarray, logged: sp.csr_matrix, n_domains: int, truth: pd.Series | None, seed: int
 ) -> dict[str, pd.Categorical]:
     """Cluster the spots by every representation, all by one protocol, into domains "1", "2" and so on."""
-    mixture = GaussianMixture(n_domains, covariance_type="tied", n_init=N_STARTS, random_state=seed)
-    labels = {name: mixture.fit_predict(values.astype(np.float64)) for name, values in representations.items()}
+    representations = {"latent": latent, "smooth_pca": _smooth_pca(adata, logged)}
+    light = AnnData(obs=adata.obs[[]], obsm=representations, obsp={GRAPH_KEY: adata.obsp[GRAPH_KEY]})
+    for name, (use_rep, smooth) in CLUSTERED_BY.items():
+        tl.domains(light, n_domains, use_rep=use_rep, smooth=smooth, seed=seed, key_added=name)
+    labels = {name: light.obs[name].cat.codes.to_numpy() for name in CLUSTERED_BY}
     reference = labels[SMOOTH_LATENT] if truth is None else truth.cat.codes.to_numpy()
     names = pd.Index([str(number + 1) for number in range(n_domains)], dtype=object)
     return {

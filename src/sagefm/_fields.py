@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 from anndata import AnnData
-from scvi import settings
+from scvi import REGISTRY_KEYS, settings
 from scvi.data.fields import BaseAnnDataField, LayerField
 
 from sagefm._counts import row_chunks
@@ -208,3 +208,19 @@ class GraphField(BaseAnnDataField):
 
     def view_state_registry(self, state_registry: dict) -> None:
         """Show no table of its own."""
+
+
+def model_fields(
+    layer: str | None = None,
+    sample_key: str | None = None,
+    spatial_key: str = "spatial",
+    neighbors_key: str = "spatial",
+    gene_symbols: str | None = None,
+) -> list[BaseAnnDataField]:
+    """Return all that the model registers of an AnnData."""
+    section_field = SectionField(sample_key)
+    return [
+        section_field,
+        CountsField(REGISTRY_KEYS.X_KEY, layer, gene_symbols),
+        GraphField(neighbors_key, spatial_key, section_field),
+    ]

@@ -52,10 +52,11 @@ def match_genes(model_genes: pd.Index, section_genes: pd.Index) -> np.ndarray:
 
 
 def _hint_at_letter_case(model_genes: pd.Index, section_genes: pd.Index) -> str:
-    if section_genes.str.upper().isin(model_genes.str.upper()).mean() < 0.5:
+    but_for_case = section_genes.str.upper().isin(model_genes.str.upper()) & ~section_genes.isin(model_genes)
+    if but_for_case.mean() < 0.25:
         return ""
     return (
-        " Most names agree but for upper and lower case, as mouse symbols do with human ones; map them to the "
+        " Many names agree but for upper and lower case, as mouse symbols do with human ones; map them to the "
         "orthologues of the model's species first."
     )
 

@@ -118,7 +118,11 @@ class ImputationMixin(BaseModelClass):
         _warn_of_unknown_entries(mask, spots, rows)
         values = np.full((len(rows), spots.adata.n_vars), np.nan, dtype=np.float32)
         columns = spots.columns[spots.known]
-        encoded = OnePass(self.module, spots, batch_size).masked(rows, lambda piece: model_mask(mask, piece, spots))
+        def masks(piece: np.ndarray) -> np.ndarray:
+            return model_mask(mask, piece, spots)
+
+        one_pass = OnePass(self.module, spots, batch_size, spots.units_without(masks))
+        encoded = one_pass.masked(rows, masks)
         start = 0
         for piece in encoded:
             stop = start + len(piece.rows)
@@ -131,7 +135,7 @@ class ImputationMixin(BaseModelClass):
 
     @torch.inference_mode()
     def _predict(self, encoded: Encoded, scale: str, genes: torch.Tensor | None = None) -> np.ndarray:
-        logged = self.module.decode(encoded.latent, genes)
+        logged = self.module.decode(encoded.latent, encoded.units, genes)
         return (logged if scale == "log1p" else torch.expm1(logged) / encoded.factor).cpu().numpy()
 
 

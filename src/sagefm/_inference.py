@@ -12,6 +12,7 @@ from torch import Tensor
 
 from sagefm._data import Spots
 from sagefm._module import MaskedCenterModule
+from sagefm._units import GeneUnits, Units
 
 # Spots that are dense at one time: 512 of 36,601 genes are 75 MB.
 BATCH_SIZE = 512
@@ -22,8 +23,8 @@ Masks = Callable[[np.ndarray], np.ndarray]
 class Encoded(NamedTuple):
     """Some spots, as the network saw them.
 
-    Counts and which of them were visible, each (n, genes); the latent representation, (n, latent); and the factor that
-    the counts were scaled by, (n, 1).
+    Counts and which of them were visible, each (n, genes); the latent representation, (n, latent); the factor that the
+    counts were scaled by, (n, 1); and the units of the genes.
     """
 
     rows: np.ndarray
@@ -31,6 +32,7 @@ class Encoded(NamedTuple):
     visible: Tensor
     latent: Tensor
     factor: Tensor
+    units: Units
 
 
 class OnePass:
@@ -47,28 +49,42 @@ class OnePass:
         Where the counts and the graph come from.
     batch_size
         Number of spots that are dense at one time.
+    units
+        Units of the genes; those of `spots` by default.
     """
 
-    def __init__(self, module: MaskedCenterModule, spots: Spots, batch_size: int | None = None) -> None:
+    def __init__(
+        self,
+        module: MaskedCenterModule,
+        spots: Spots,
+        batch_size: int | None = None,
+        units: GeneUnits | None = None,
+    ) -> None:
         self._module = module.eval()
         self._spots = spots
+        self._units = units or spots.units
         self._batch_size = batch_size or BATCH_SIZE
 
     @torch.inference_mode()
     def latent(self, rows: np.ndarray) -> Tensor:
         """Return the latent representation of unmasked spots, (rows, latent)."""
+        return self._module.encoder.after_first(self.first_layer(rows))
+
+    @torch.inference_mode()
+    def first_layer(self, rows: np.ndarray) -> Tensor:
+        """Return what the first convolution makes of unmasked spots, (rows, hidden)."""
         encoder = self._module.encoder
         operator = self._spots.mean_operator[rows]
         needed = np.union1d(rows, operator.indices)
         centers, neighbors = [], []
         for piece in self._spots.chunks(needed, self._batch_size):
-            x = self._dense_log(piece)
+            x = self._inputs(piece)
             neighbors.append(encoder.conv1.project_neighbor(x))
             centers.append(neighbors[-1] if encoder.conv == "gcn" else encoder.conv1.project_center(x))
         center, neighbor = torch.cat(centers), torch.cat(neighbors)
         own = torch.from_numpy(np.searchsorted(needed, rows))
         mean = self._mean(operator[:, needed], neighbor)
-        return self._finish(rows, center[own], mean, partial(neighbor.__getitem__, own))
+        return self._join(rows, center[own], mean, partial(neighbor.__getitem__, own))
 
     @torch.inference_mode()
     def masked(self, rows: np.ndarray, masks: Masks) -> Iterator[Encoded]:
@@ -77,9 +93,10 @@ class OnePass:
         for piece, mean in self._with_neighbors(rows):
             counts = self._tensor(self._spots.counts(piece).toarray())
             visible = self._tensor(~masks(piece) & self._spots.visible)
-            x, factor = self._module.center_input(counts, visible)
-            latent = self._finish(piece, conv.project_center(x), mean, partial(conv.project_neighbor, x))
-            yield Encoded(piece, counts, visible, latent, factor)
+            units = self._units.of(piece, self._module.device)
+            x, factor = self._module.center_input(counts, visible, units)
+            hidden = self._join(piece, conv.project_center(x), mean, partial(conv.project_neighbor, x))
+            yield Encoded(piece, counts, visible, self._module.encoder.after_first(hidden), factor, units)
 
     def unmasked(self, rows: np.ndarray) -> Iterator[Encoded]:
         """Yield spots with all their visible genes."""
@@ -91,7 +108,7 @@ class OnePass:
         operator = self._spots.mean_operator[rows]
         needed = np.unique(operator.indices)
         project = self._module.encoder.conv1.project_neighbor
-        pieces = [project(self._dense_log(piece)) for piece in self._spots.chunks(needed, self._batch_size)]
+        pieces = [project(self._inputs(piece)) for piece in self._spots.chunks(needed, self._batch_size)]
         mean = self._mean(operator[:, needed], torch.cat(pieces)) if pieces else self._no_neighbors(len(rows))
         for start in range(0, len(rows), self._batch_size):
             piece = slice(start, start + self._batch_size)
@@ -100,19 +117,18 @@ class OnePass:
     def _no_neighbors(self, n_spots: int) -> Tensor:
         return torch.zeros(n_spots, self._module.encoder.conv1.out_channels, device=self._module.device)
 
-    def _finish(self, rows: np.ndarray, center: Tensor, mean: Tensor, own: Callable[[], Tensor]) -> Tensor:
+    def _join(self, rows: np.ndarray, center: Tensor, mean: Tensor, own: Callable[[], Tensor]) -> Tensor:
         """Join the parts; an isolated spot takes its `own` transform, made only where there are some, for the mean."""
         n_neighbors = self._tensor(self._spots.n_neighbors[rows])
         if (n_neighbors == 0).any():
             mean = torch.where(n_neighbors > 0, mean, own())
-        encoder = self._module.encoder
-        return encoder.after_first(encoder.conv1.combine(center, mean, n_neighbors))
+        return self._module.encoder.conv1.combine(center, mean, n_neighbors)
 
     def _mean(self, operator: object, projected: Tensor) -> Tensor:
         return self._tensor(operator @ projected.float().cpu().numpy())
 
-    def _dense_log(self, rows: np.ndarray) -> Tensor:
-        return self._tensor(self._spots.log(rows).toarray()).div_(self._module.gene_scale)
+    def _inputs(self, rows: np.ndarray) -> Tensor:
+        return self._spots.inputs(rows, self._units.of(rows)).to(self._module.device)
 
     def _tensor(self, array: np.ndarray) -> Tensor:
         return torch.from_numpy(array).to(self._module.device)

@@ -12,29 +12,43 @@ import rich.pretty  # noqa: F401 -- scvi-tools' view_anndata_setup uses it witho
 import torch
 from anndata import AnnData
 from lightning import LightningDataModule
-from scvi import REGISTRY_KEYS
+from scvi import REGISTRY_KEYS, settings
 from scvi.data import AnnDataManager
 from scvi.model.base import BaseModelClass, UnsupervisedTrainingMixin
+from sklearn.utils.extmath import randomized_svd
 
 from sagefm._data import Spots, normalization_of
-from sagefm._fields import CountsField, GraphField, SectionField
+from sagefm._fields import CountsField, model_fields
 from sagefm._imputation import ImputationMixin, checked_rows
 from sagefm._inference import OnePass
+from sagefm._influence import InfluenceMixin
 from sagefm._module import MaskedCenterModule
+from sagefm._perturbation import PerturbationMixin
 from sagefm._pyg import ego_graphs
 from sagefm._recovery import RecoveryMixin
 from sagefm._reference import ReferenceMixin
 from sagefm._splitting import SectionSplitter
-from sagefm._training import MaskedCenterPlan
+from sagefm._training import BestWeights, MaskedCenterPlan
 from sagefm._weights import WeightsMixin
+from sagefm.pretraining import CorpusDataModule
 
 # A gene's unit is its standard deviation on the log scale, but never below this: rare genes would drown the rest.
 _SCALE_FLOOR = 0.05
-_SPOTS_TO_SEE = 240_000  # in training, by default: about 1,900 steps of 128
-_SPOTS_TO_WAIT = 40_000  # for the validation loss to fall, by default: about 300 steps
+_MOST_SAMPLED, _SAMPLED_ENTRIES = 4096, 2**26  # spots, and their entries (256 MB), that training begins from
+_SPOTS_TO_SEE = 120_000  # in training, by default: about 900 steps of 128
+_SPOTS_TO_WAIT = 20_000  # for the validation loss to fall, by default: about 150 steps
 
 
-class SAGEFM(ImputationMixin, RecoveryMixin, WeightsMixin, ReferenceMixin, UnsupervisedTrainingMixin, BaseModelClass):
+class SAGEFM(
+    ImputationMixin,
+    RecoveryMixin,
+    PerturbationMixin,
+    InfluenceMixin,
+    WeightsMixin,
+    ReferenceMixin,
+    UnsupervisedTrainingMixin,
+    BaseModelClass,
+):
     r"""Spatial gene-expression foundation model: a spot's masked genes from the spot and its neighbours.
 
     A graph convolution reads a spot and the mean of its neighbours, dense layers lead to a latent representation, and
@@ -65,9 +79,8 @@ class SAGEFM(ImputationMixin, RecoveryMixin, WeightsMixin, ReferenceMixin, Unsup
     gene_likelihood
         `"normal"`: squared error on the log scale.
     scale_genes
-        Whether genes are read and predicted in units of their standard deviation, starting from their means.
-    use_layer_norm
-        Whether the first layer's output is normalised over its units.
+        Whether genes are read and predicted by their mean and standard deviation within each section, which takes
+        out what patients, chemistry and depth shift and stretch. A masked or missing gene then stands at its mean.
 
     Raises
     ------
@@ -95,14 +108,13 @@ class SAGEFM(ImputationMixin, RecoveryMixin, WeightsMixin, ReferenceMixin, Unsup
         *,
         conv: Literal["sage", "gcn"] = "sage",
         n_hidden: int | Sequence[int] = 256,
-        n_latent: int = 32,
+        n_latent: int = 16,
         n_layers: int = 2,
         dropout_rate: float = 0.1,
         mask_fraction: float = 0.3,
         normalization: Literal["size", "none"] = "size",
         gene_likelihood: Literal["normal"] = "normal",
         scale_genes: bool = True,
-        use_layer_norm: bool = True,
     ) -> None:
         super().__init__(adata, registry)
         _refuse_unknown("conv", conv, ("sage", "gcn"))
@@ -119,10 +131,9 @@ class SAGEFM(ImputationMixin, RecoveryMixin, WeightsMixin, ReferenceMixin, Unsup
             widths,
             conv=conv,
             dropout_rate=dropout_rate,
-            layer_norm=use_layer_norm,
             mask_fraction=mask_fraction,
+            scale_genes=scale_genes,
         )
-        self._scale_genes = scale_genes
         self._model_summary_string = (
             f"SAGEFM with {len(self.genes)} genes, conv={conv!r}, hidden layers {hidden}, n_latent={n_latent}, "
             f"normalization={normalization!r}, {sum(p.numel() for p in self.module.parameters()):,} parameters"
@@ -187,12 +198,7 @@ class SAGEFM(ImputationMixin, RecoveryMixin, WeightsMixin, ReferenceMixin, Unsup
         True
         """
         setup_method_args = cls._get_setup_method_args(**locals())
-        section_field = SectionField(sample_key)
-        fields = [
-            section_field,
-            CountsField(REGISTRY_KEYS.X_KEY, layer, gene_symbols),
-            GraphField(neighbors_key, spatial_key, section_field),
-        ]
+        fields = model_fields(layer, sample_key, spatial_key, neighbors_key, gene_symbols)
         manager = AnnDataManager(fields=fields, setup_method_args=setup_method_args)
         manager.register_fields(adata, **kwargs)
         cls.register_manager(manager)
@@ -233,7 +239,7 @@ class SAGEFM(ImputationMixin, RecoveryMixin, WeightsMixin, ReferenceMixin, Unsup
         Parameters
         ----------
         max_epochs
-            Most passes over the data; by default about 1,900 steps of 128 spots, between 10 and 400 passes.
+            Most passes over the data; by default about 900 steps of 128 spots, between 10 and 400 passes.
         accelerator, devices
             Where to train, as in :class:`lightning.pytorch.Trainer`.
         train_size
@@ -245,11 +251,13 @@ class SAGEFM(ImputationMixin, RecoveryMixin, WeightsMixin, ReferenceMixin, Unsup
         batch_size
             Spots in a step.
         early_stopping
-            Whether to stop when the validation loss has not fallen for `early_stopping_patience` epochs.
+            Whether to stop when the validation loss has not fallen for `early_stopping_patience` epochs. Training
+            ends with the weights that had the lowest validation loss.
         early_stopping_patience
-            See `early_stopping`; by default as many epochs as show 40,000 spots, at least 5.
+            See `early_stopping`; by default as many epochs as show 20,000 spots, at least 3.
         datamodule
-            Lightning data module that gives the batches, instead of the model's AnnData.
+            Lightning data module that gives the batches, instead of the model's AnnData; see
+            :class:`sagefm.pretraining.CorpusDataModule`.
         datasplitter_kwargs
             More arguments of the data splitter, for example `external_indexing`.
         plan_kwargs
@@ -272,11 +280,22 @@ class SAGEFM(ImputationMixin, RecoveryMixin, WeightsMixin, ReferenceMixin, Unsup
                 batch_size=batch_size,
                 **(datasplitter_kwargs or {}),
             )
-            if self._scale_genes and not self.is_trained_:
-                self._start_from(spots, datamodule.external_indexing[0])
-            early_stopping = early_stopping and len(datamodule.external_indexing[1]) > 0
-            max_epochs = max_epochs or int(np.clip(_SPOTS_TO_SEE / spots.n_obs, 10, 400))
-            early_stopping_patience = early_stopping_patience or max(5, _SPOTS_TO_WAIT // spots.n_obs)
+            if self.module.scale_genes and not self.is_trained_:
+                rows = datamodule.external_indexing[0]
+                self._fix_units(*spots.gene_moments(rows))
+                spots.normalization = self.module.normalization
+                rows = np.random.default_rng(settings.seed).permutation(rows)[: self._n_sampled]
+                self._start_from(spots.inputs(rows, spots.units.of(rows)))
+            n_obs, n_validation = spots.n_obs, len(datamodule.external_indexing[1])
+        elif isinstance(datamodule, CorpusDataModule):
+            self._connect(datamodule, resumed=trainer_kwargs.get("ckpt_path") is not None)
+            trainer_kwargs["use_distributed_sampler"] = False  # its batches know of the devices
+            n_obs, n_validation = datamodule.n_train, len(datamodule.validation_sections)
+        if datamodule is None or isinstance(datamodule, SectionSplitter | CorpusDataModule):
+            early_stopping = early_stopping and n_validation > 0
+            max_epochs = max_epochs or int(np.clip(_SPOTS_TO_SEE / n_obs, 10, 400))
+            early_stopping_patience = early_stopping_patience or max(3, _SPOTS_TO_WAIT // n_obs)
+        callbacks = [*(trainer_kwargs.pop("callbacks", None) or []), *([BestWeights()] if early_stopping else [])]
         self.module.train()  # Lightning leaves a module in the mode it finds, and a getter has put it in evaluation
         super().train(
             max_epochs=max_epochs,
@@ -287,6 +306,7 @@ class SAGEFM(ImputationMixin, RecoveryMixin, WeightsMixin, ReferenceMixin, Unsup
             early_stopping_patience=early_stopping_patience or 10,
             early_stopping_monitor="validation_loss",
             plan_kwargs=plan_kwargs,
+            callbacks=callbacks,
             **trainer_kwargs,
         )
 
@@ -391,10 +411,36 @@ class SAGEFM(ImputationMixin, RecoveryMixin, WeightsMixin, ReferenceMixin, Unsup
         status = "trained" if self.is_trained_ else "untrained"
         return f"{self._model_summary_string}, {status}"
 
-    def _start_from(self, spots: Spots, rows: np.ndarray) -> None:
-        """Fix the genes' units and the first predictions by the training spots."""
-        mean, deviation = spots.gene_moments(rows)
-        self.module.start_from(torch.from_numpy(mean), torch.from_numpy(np.maximum(deviation, _SCALE_FLOOR)))
+    def _connect(self, datamodule: CorpusDataModule, *, resumed: bool) -> None:
+        """Let the corpus give its batches on the model's scale, and start from its genes' moments."""
+        if not self.genes.equals(datamodule.corpus.genes):
+            raise ValueError(
+                f"The corpus has {len(datamodule.corpus.genes)} genes and the model {len(self.genes)}, not the same in "
+                "the same order. Make the model by `SAGEFM(registry=corpus.registry)`, or the corpus by "
+                "`Corpus(..., genes=model.genes)`."
+            )
+        if self.module.scale_genes and not self.is_trained_ and not resumed:
+            corpus, sections, seed = datamodule.corpus, datamodule.train_sections, datamodule.seed
+            self._fix_units(*corpus.gene_moments(self.module.normalization, sections, seed=seed))
+            sample = corpus.sample(self.module.normalization, sections, n_spots=self._n_sampled, seed=seed)
+            self._start_from(sample)
+        datamodule.normalization = self.module.normalization
+
+    @property
+    def _n_sampled(self) -> int:
+        """Number of spots whose principal components training begins with: they are dense at one time."""
+        return min(_MOST_SAMPLED, _SAMPLED_ENTRIES // len(self.genes))
+
+    def _fix_units(self, mean: np.ndarray, deviation: np.ndarray) -> None:
+        """Fix the units of genes that a section is too small to tell, by the training spots."""
+        self.module.fix_units(torch.from_numpy(mean), torch.from_numpy(np.maximum(deviation, _SCALE_FLOOR)))
+
+    def _start_from(self, sample: torch.Tensor) -> None:
+        """Begin as the principal component analysis of a sample of the training spots, (spots, genes)."""
+        n_components = min(self.module.decoder.in_features, *sample.shape)
+        _, values, components = randomized_svd(sample.numpy(), n_components, random_state=settings.seed or 0)
+        deviation = np.maximum(values / np.sqrt(len(sample)), _SCALE_FLOOR)
+        self.module.start_from(torch.from_numpy(components).float(), torch.from_numpy(deviation).float())
 
     def _spots_of(self, adata: AnnData | None, hidden: np.ndarray | None = None) -> Spots:
         """Return the spots of `adata`, which is registered and checked if it is new."""

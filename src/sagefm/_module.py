@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -12,8 +13,13 @@ from scvi.module.base import BaseModuleClass, LossOutput, auto_move_data
 from torch import Tensor, nn
 
 from sagefm._convolution import EgoGCNConv, EgoSAGEConv
-from sagefm._data import KNOWN_KEY, N_NEIGHBORS_KEY, NEIGHBORS_KEY
+from sagefm._data import KNOWN_KEY, MEAN_KEY, N_NEIGHBORS_KEY, NEIGHBORS_KEY, SCALE_KEY
 from sagefm._normalization import Normalization
+from sagefm._units import Units
+
+
+# A principal component tells this much of what it would without noise, at the start; training finds the rest.
+_SHRINKAGE = 0.3
 
 
 class Encoder(nn.Module):
@@ -25,13 +31,12 @@ class Encoder(nn.Module):
 
     conv1: EgoGCNConv | EgoSAGEConv
 
-    def __init__(self, widths: Sequence[int], *, conv: Literal["sage", "gcn"], dropout_rate: float, layer_norm: bool):
+    def __init__(self, widths: Sequence[int], *, conv: Literal["sage", "gcn"], dropout_rate: float):
         super().__init__()
         self.conv = conv
         self.n_layers = len(widths) - 1
         for number, (n_in, n_out) in enumerate(pairwise(widths), start=1):
             self.add_module(f"conv{number}", self._layer(n_in, n_out, first=number == 1))
-        self.norm = nn.LayerNorm(widths[1]) if layer_norm else nn.Identity()
         self.activation = nn.LeakyReLU()
         self.dropout = nn.Dropout(dropout_rate)
 
@@ -52,7 +57,7 @@ class Encoder(nn.Module):
     def after_first(self, hidden: Tensor) -> Tensor:
         """Go on from the first convolution's output, (n, hidden), to the latent representation, (n, latent)."""
         for number in range(2, self.n_layers + 1):
-            hidden = self._between(hidden, number)
+            hidden = self.dropout(self.activation(hidden))
             layer = self.layer(number)
             # All nodes of an ego graph agree by now, so the mean over them changes nothing.
             hidden = layer.lin(hidden) + layer.bias if isinstance(layer, EgoGCNConv) else layer(hidden)
@@ -62,15 +67,32 @@ class Encoder(nn.Module):
         """Encode the nodes of explicit graphs, as `SAGEFM.to_pyg` gives them; returns (nodes, latent)."""
         hidden = self.conv1(x, edge_index)
         for number in range(2, self.n_layers + 1):
-            hidden = self._between(hidden, number)
+            hidden = self.dropout(self.activation(hidden))
             layer = self.layer(number)
             hidden = layer(hidden, edge_index) if isinstance(layer, EgoGCNConv) else layer(hidden)
         return hidden
 
-    def _between(self, hidden: Tensor, number: int) -> Tensor:
-        if number == 2:
-            hidden = self.norm(hidden)
-        return self.dropout(self.activation(hidden))
+    @torch.no_grad()
+    def start_from(self, components: Tensor, deviation: Tensor) -> bool:
+        """Begin as a linear projection on principal components, where the architecture allows it.
+
+        `components` (k, genes) are orthonormal, with standard deviations `deviation` (k,). A unit and its negative
+        twin pass both halves of a projection through the activation, so their difference is linear. The mean of the
+        neighbours counts half as much as the spot. Returns whether it could be done: it takes own weights for the
+        spot, one hidden layer, and two hidden units a component.
+        """
+        half, k = self.layer(1).out_channels // 2, len(components)
+        if self.conv != "sage" or self.n_layers != 2 or half < k:
+            return False
+        mixing = torch.linalg.qr(torch.randn(half, k))[0].to(components)
+        pairs = torch.cat([mixing, -mixing])
+        first, second = self.layer(1), self.layer(2)
+        for parameter in (*first.parameters(), *second.parameters()):
+            parameter.zero_()
+        first.lin_r.weight[: 2 * half] = pairs @ (components / deviation[:, None])
+        first.lin_l.weight[: 2 * half] = first.lin_r.weight[: 2 * half] / 2
+        second.weight[:k, : 2 * half] = pairs.T / (1 + self.activation.negative_slope)
+        return True
 
 
 class MaskedCenterModule(BaseModuleClass):
@@ -82,10 +104,12 @@ class MaskedCenterModule(BaseModuleClass):
         How counts become what the network reads and predicts.
     widths
         Number of genes, width of each hidden layer, size of the latent representation.
-    conv, dropout_rate, layer_norm
+    conv, dropout_rate
         See :class:`Encoder`.
     mask_fraction
         Probability with which each gene of a centre is masked, drawn afresh at every step.
+    scale_genes
+        Whether genes are read and predicted by their mean and standard deviation within the section.
     """
 
     def __init__(
@@ -95,38 +119,51 @@ class MaskedCenterModule(BaseModuleClass):
         *,
         conv: Literal["sage", "gcn"],
         dropout_rate: float,
-        layer_norm: bool,
         mask_fraction: float,
+        scale_genes: bool,
     ) -> None:
         super().__init__()
         n_genes, n_latent = widths[0], widths[-1]
-        self.normalization = normalization
+        self._constants, self.scale_genes = normalization, scale_genes
         self.mask_fraction = mask_fraction
-        self.encoder = Encoder(widths, conv=conv, dropout_rate=dropout_rate, layer_norm=layer_norm)
+        self.encoder = Encoder(widths, conv=conv, dropout_rate=dropout_rate)
         self.decoder = nn.Linear(n_latent, n_genes)
+        self.register_buffer("gene_mean", torch.zeros(n_genes))
         self.register_buffer("gene_scale", torch.ones(n_genes))
 
+    @property
+    def normalization(self) -> Normalization:
+        """How counts become what the network reads, with the genes' moments that training began with."""
+        if not self.scale_genes:
+            return self._constants
+        moments = {"gene_mean": self.gene_mean.cpu().numpy(), "gene_scale": self.gene_scale.cpu().numpy()}
+        return replace(self._constants, **moments)
+
     @torch.no_grad()
-    def start_from(self, mean: Tensor, scale: Tensor) -> None:
-        """Read and predict genes in units of `scale` (genes,), and predict the `mean` (genes,) before any training."""
+    def fix_units(self, mean: Tensor, scale: Tensor) -> None:
+        """Note the mean and standard deviation of genes, each (genes,), that stand for those of a section."""
+        self.gene_mean.copy_(mean)
         self.gene_scale.copy_(scale)
-        self.decoder.bias.copy_(mean / scale)
 
-    def center_input(self, counts: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
+    @torch.no_grad()
+    def start_from(self, components: Tensor, deviation: Tensor) -> None:
+        """Begin as a principal component analysis: `components` (k, genes), with standard deviations (k,)."""
+        components, deviation = components.to(self.device), deviation.to(self.device)
+        if self.encoder.start_from(components, deviation):
+            self.decoder.weight[:, : len(components)] = _SHRINKAGE * (deviation[:, None] * components).T
+            self.decoder.bias.zero_()
+
+    def center_input(self, counts: Tensor, visible: Tensor, units: Units) -> tuple[Tensor, Tensor]:
         """Return what the network reads of centres, (n, genes), and the factor their counts were scaled by, (n, 1)."""
-        logged, factor = self.normalization.log_dense(counts, visible)
-        return logged / self.gene_scale, factor
+        logged, factor = self._constants.log_dense(counts, visible)
+        return units.standardize(logged, visible), factor
 
-    def neighbor_input(self, logged: Tensor) -> Tensor:
-        """Return what the network reads of neighbours, given their log scale (n, genes)."""
-        return logged / self.gene_scale
-
-    def decode(self, latent: Tensor, genes: Tensor | None = None) -> Tensor:
+    def decode(self, latent: Tensor, units: Units, genes: Tensor | None = None) -> Tensor:
         """Predict every gene, or `genes` by position, on the log scale: (n, genes)."""
         if genes is None:
-            return self.decoder(latent).relu() * self.gene_scale
+            return units.restore(self.decoder(latent)).relu_()
         predicted = nn.functional.linear(latent, self.decoder.weight[genes], self.decoder.bias[genes])
-        return predicted.relu() * self.gene_scale[genes]
+        return units.restore(predicted, genes).relu_()
 
     def draw_mask(self, counts: Tensor) -> Tensor:
         """Draw which entries are masked, boolean (n, genes); always the same ones in validation."""
@@ -141,15 +178,16 @@ class MaskedCenterModule(BaseModuleClass):
             "known": tensors[KNOWN_KEY],
             "neighbors": tensors[NEIGHBORS_KEY],
             "n_neighbors": tensors[N_NEIGHBORS_KEY],
+            "units": _units(tensors),
         }
 
     @auto_move_data
     def inference(
-        self, counts: Tensor, mask: Tensor, known: Tensor, neighbors: Tensor, n_neighbors: Tensor
+        self, counts: Tensor, mask: Tensor, known: Tensor, neighbors: Tensor, n_neighbors: Tensor, units: Units
     ) -> dict[str, Tensor]:
         """Encode centres whose masked genes are hidden."""
-        center, _ = self.center_input(counts, ~mask & known)
-        return {"z": self.encoder(center, self.neighbor_input(neighbors), n_neighbors), "mask": mask}
+        center, _ = self.center_input(counts, ~mask & known, units)
+        return {"z": self.encoder(center, units.standardize(neighbors, known), n_neighbors), "mask": mask}
 
     def _get_generative_input(
         self, tensors: dict[str, Tensor], inference_outputs: dict[str, Tensor], **kwargs: Any
@@ -158,8 +196,9 @@ class MaskedCenterModule(BaseModuleClass):
 
     @auto_move_data
     def generative(self, z: Tensor) -> dict[str, Tensor]:
-        """Decode to the scaled log scale."""
-        return {"predicted": self.decoder(z).relu()}
+        """Decode to the units of the genes; rectified where these are the log scale itself."""
+        predicted = self.decoder(z)
+        return {"predicted": predicted if self.scale_genes else predicted.relu()}
 
     def loss(
         self,
@@ -167,9 +206,13 @@ class MaskedCenterModule(BaseModuleClass):
         inference_outputs: dict[str, Tensor],
         generative_outputs: dict[str, Tensor],
     ) -> LossOutput:
-        """Mean squared error over the masked entries, genes in units of their scale."""
+        """Mean squared error over the masked entries, in the units of the genes."""
         counts, mask = tensors[REGISTRY_KEYS.X_KEY], inference_outputs["mask"]
-        target, _ = self.center_input(counts, tensors[KNOWN_KEY])
+        target, _ = self.center_input(counts, tensors[KNOWN_KEY], _units(tensors))
         # Weighting by the mask and summing is many times faster backwards than indexing by it.
         errors = (generative_outputs["predicted"] - target).square() * mask
         return LossOutput(loss=errors.sum() / mask.sum().clamp_min(1), n_obs_minibatch=len(counts))
+
+
+def _units(tensors: dict[str, Tensor]) -> Units:
+    return Units(tensors.get(MEAN_KEY), tensors.get(SCALE_KEY))

@@ -30,11 +30,16 @@ class Normalization:
         Counts that every spot is scaled to.
     profile
         Share of each gene in all counts, shape (genes,), summing to one.
+    gene_mean, gene_scale
+        Mean and standard deviation of each gene on the log scale over the training spots, (genes,); none where genes
+        are read as they are.
     """
 
     method: Literal["size", "none"]
     target_depth: float
     profile: np.ndarray
+    gene_mean: np.ndarray | None = None
+    gene_scale: np.ndarray | None = None
 
     def library_size(self, visible_counts: sp.csr_matrix, visible: np.ndarray) -> np.ndarray:
         """Estimate the library size of each spot, (n,), from the counts of its `visible` genes, boolean (genes,)."""

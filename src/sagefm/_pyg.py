@@ -18,7 +18,7 @@ def ego_graphs(module: MaskedCenterModule, spots: Spots, rows: np.ndarray) -> li
 @torch.no_grad()
 def _ego_graph(module: MaskedCenterModule, spots: Spots, row: int) -> Data:
     nodes = np.concatenate([[row], spots.graph[[row]].indices])
-    x = module.neighbor_input(torch.from_numpy(spots.log(nodes).toarray()).to(module.device))
+    x = spots.inputs(nodes, spots.units.of(nodes)).to(module.device)
     pairs = [(i, j) for i in range(len(nodes)) for j in range(len(nodes)) if i != j]
     edges = pairs or ([(0, 0)] if module.encoder.conv == "sage" else [])  # a GCN adds self loops itself
     edge_index = torch.tensor(edges, dtype=torch.long, device=x.device).reshape(-1, 2).T

@@ -50,7 +50,6 @@ def published_architecture() -> dict[str, Any]:
         "mask_fraction": 0.3,
         "normalization": "none",
         "scale_genes": False,
-        "use_layer_norm": False,
     }
 
 

@@ -87,15 +87,27 @@ def held_out_spots(spots: Spots, shares: Sequence[float], rng: np.random.Generat
 
 
 def _whole_sections(sections: np.ndarray, shares: Sequence[float], rng: np.random.Generator) -> list[np.ndarray]:
-    """For each share take sections, in random order, until they hold enough spots; leave at least one."""
+    """For each share return the spots of sections that hold enough of them."""
     names, sizes = np.unique(sections, return_counts=True)
+    return [np.flatnonzero(np.isin(sections, held_out)) for held_out in whole_groups(names, sizes, shares, rng)]
+
+
+def whole_groups(
+    groups: np.ndarray, sizes: np.ndarray, shares: Sequence[float], rng: np.random.Generator
+) -> list[np.ndarray]:
+    """For each share take groups, in random order, until they hold enough spots; leave at least one.
+
+    `groups` may name a group several times, each time with the spots in `sizes` that it brings.
+    """
+    names, group_of = np.unique(groups, return_inverse=True)
+    n_spots = np.bincount(group_of, weights=sizes)
     order = rng.permutation(len(names))
     start, held_out = 0, []
     for share in shares:
-        n_spots = round(share * len(sections))
-        n_sections = int(np.searchsorted(np.cumsum(sizes[order[start:]]), n_spots)) + 1 if n_spots else 0
-        stop = min(start + n_sections, len(names) - 1)
-        held_out.append(np.flatnonzero(np.isin(sections, names[order[start:stop]])))
+        n_wanted = round(share * float(n_spots.sum()))
+        n_groups = int(np.searchsorted(np.cumsum(n_spots[order[start:]]), n_wanted)) + 1 if n_wanted else 0
+        stop = min(start + n_groups, len(names) - 1)
+        held_out.append(names[order[start:stop]])
         start = stop
     return held_out
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import tempfile
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -16,16 +18,18 @@ import torch
 from anndata import AnnData
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from scvi import REGISTRY_KEYS
 from scvi.model.base import BaseModelClass
 
 from sagefm._fields import CountsField
 from sagefm._reference import empty_history
+from sagefm.pretraining._corpus import registry_of
+from sagefm.pretraining._reading import SectionKeys
 
 if TYPE_CHECKING:
     from typing import Self
 
 WEIGHTS, CARD, FORMAT = "model.safetensors", "card.json", 1
+PACKAGED = Path(__file__).parent / "weights"
 _PROFILE = "profile"
 _CARD_KEYS = {"format", "architecture", "genes", "target_depth", "sha256", "versions"}
 
@@ -33,7 +37,14 @@ _CARD_KEYS = {"format", "architecture", "genes", "target_depth", "sha256", "vers
 class WeightsMixin(BaseModelClass):
     """`save_pretrained` and `from_pretrained`, for :class:`sagefm.SAGEFM`."""
 
-    def save_pretrained(self, path: str | Path, *, overwrite: bool = False) -> None:
+    def save_pretrained(
+        self,
+        path: str | Path,
+        *,
+        overwrite: bool = False,
+        dtype: Literal["float32", "float16"] = "float32",
+        card: Mapping[str, Any] | None = None,
+    ) -> None:
         """Write the trained model to a folder that can be shared: weights as safetensors, all else as JSON.
 
         The folder is made aside and then put in place, so an interrupted call leaves what was there.
@@ -44,11 +55,19 @@ class WeightsMixin(BaseModelClass):
             Folder to write.
         overwrite
             Whether a folder that is there is replaced.
+        dtype
+            How matrices are stored; `"float16"` halves the file and rounds weights to three digits. A loaded model
+            computes in float32.
+        card
+            What else the card should tell, as JSON: for instance `sections` that it was trained on with their licences,
+            and `metrics`.
 
         Raises
         ------
         RuntimeError
             If the model is untrained.
+        ValueError
+            If `dtype` is not known, or `card` has an entry that the card has already.
         FileExistsError
             If the folder is there and `overwrite` is not set.
 
@@ -65,6 +84,10 @@ class WeightsMixin(BaseModelClass):
         True
         """
         self._require_training()
+        if dtype not in ("float32", "float16"):
+            raise ValueError(f"dtype={dtype!r} is not known; it is 'float32' or 'float16'.")
+        if taken := sorted(_CARD_KEYS & set(card or {})):
+            raise ValueError(f"`card` must not have {taken}: the model writes these itself.")
         path = Path(path)
         if path.exists() and not overwrite:
             raise FileExistsError(f"{path} is there already; pass `overwrite=True` to replace it.")
@@ -73,11 +96,10 @@ class WeightsMixin(BaseModelClass):
             folder = Path(aside) / path.name
             folder.mkdir()
             profile = torch.from_numpy(np.array(self.module.normalization.profile, dtype=np.float32))
-            state = {key: value.detach().cpu().contiguous() for key, value in self.module.state_dict().items()}
+            state = {key: _stored(value, dtype) for key, value in self.module.state_dict().items()}
             save_file({**state, _PROFILE: profile}, folder / WEIGHTS)
-            (folder / CARD).write_text(
-                json.dumps(self._card(folder / WEIGHTS), indent=1, default=lambda number: number.item())
-            )
+            about = {**self._card(folder / WEIGHTS), **(card or {})}
+            (folder / CARD).write_text(json.dumps(about, indent=1, default=lambda number: number.item()))
             if path.exists():
                 os.replace(path, Path(aside) / "replaced")
             os.replace(folder, path)
@@ -96,7 +118,7 @@ class WeightsMixin(BaseModelClass):
     def from_pretrained(
         cls,
         path: str | Path,
-        adata: AnnData,
+        adata: AnnData | None = None,
         *,
         layer: str | None = None,
         sample_key: str | None = None,
@@ -104,16 +126,19 @@ class WeightsMixin(BaseModelClass):
         neighbors_key: str = "spatial",
         gene_symbols: str | None = None,
     ) -> Self:
-        """Load a folder that :meth:`save_pretrained` wrote, and set `adata` up for the model.
+        """Load weights that :meth:`save_pretrained` wrote, and set `adata` up for the model.
 
         Genes are matched by name. Genes that `adata` lacks are known to be missing; the log says how many there are.
+        The model can be used as it is, or trained further: :meth:`train` goes on from the weights.
 
         Parameters
         ----------
         path
-            Folder with `model.safetensors` and `card.json`.
+            Folder with `model.safetensors` and `card.json`, the name of weights that come with the package, or a
+            repository of the Hugging Face Hub, `"owner/name"`, for which the extra `sagefm[hub]` is needed.
         adata
-            Section or sections to use the model on.
+            Section or sections to use the model on; without, the model takes them later, call by call, or trains on a
+            `datamodule`.
         layer, sample_key, spatial_key, neighbors_key, gene_symbols
             As in :meth:`setup_anndata`.
 
@@ -125,16 +150,21 @@ class WeightsMixin(BaseModelClass):
         Raises
         ------
         FileNotFoundError
-            If a file is not there.
+            If a file is not there, or weights of that name; the message lists those of the package.
+        ImportError
+            If the path is a repository and `huggingface_hub` is not installed.
         ValueError
             If a file is damaged or of another kind, or if `adata` has too few of the genes.
         """
-        card, tensors = read_card(Path(path) / CARD), read_weights(Path(path) / WEIGHTS)
-        if card["sha256"] != _sha256(Path(path) / WEIGHTS):
-            raise ValueError(f"{Path(path) / WEIGHTS} is not the file that {CARD} was written for: its hash differs.")
-        setup = {"layer": layer, "sample_key": sample_key, "spatial_key": spatial_key, "gene_symbols": gene_symbols}
-        cls.setup_anndata(adata, source_registry=_registry(card, tensors), neighbors_key=neighbors_key, **setup)
-        model = cls(adata, **card["architecture"])
+        path = located(path)
+        card, tensors = read_card(path / CARD), read_weights(path / WEIGHTS)
+        if card["sha256"] != _sha256(path / WEIGHTS):
+            raise ValueError(f"{path / WEIGHTS} is not the file that {CARD} was written for: its hash differs.")
+        keys = SectionKeys(layer, sample_key, spatial_key, neighbors_key, gene_symbols)
+        registry = registry_of(_counts_state(card, tensors), keys)
+        if adata is not None:
+            cls.setup_anndata(adata, source_registry=registry, **vars(keys))
+        model = cls(adata, None if adata is not None else registry, **card["architecture"])
         _load_state(model.module, {key: value for key, value in tensors.items() if key != _PROFILE}, path)
         model.is_trained_, model.history_ = True, empty_history()
         return model
@@ -169,16 +199,53 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
     return tensors
 
 
-def _registry(card: dict[str, Any], tensors: dict[str, torch.Tensor]) -> dict[str, Any]:
-    """Return as much of a registry as is needed to match another AnnData to the model's genes."""
+def _counts_state(card: dict[str, Any], tensors: dict[str, torch.Tensor]) -> dict[str, Any]:
+    """Return what a model knows of counts: its genes and the constants of its normalisation."""
     genes = pd.Index(card["genes"])
-    state = {
+    return {
+        CountsField.N_OBS_KEY: 0,
         CountsField.N_VARS_KEY: len(genes),
         CountsField.COLUMN_NAMES_KEY: genes.to_numpy(dtype=object),
         CountsField.TARGET_DEPTH_KEY: float(card["target_depth"]),
-        CountsField.PROFILE_KEY: tensors[_PROFILE].numpy(),
+        CountsField.PROFILE_KEY: tensors[_PROFILE].float().numpy(),
     }
-    return {"field_registries": {REGISTRY_KEYS.X_KEY: {"state_registry": state}}}
+
+
+def located(name: str | Path) -> Path:
+    """Return the folder of weights: one on disk, one that comes with the package, or one of the Hugging Face Hub."""
+    if Path(name).exists():
+        return Path(name)
+    packaged = packaged_weights()
+    if str(name) in packaged:
+        return packaged[str(name)]
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", str(name)) and not str(name).startswith("."):
+        return _from_hub(str(name))
+    raise FileNotFoundError(
+        f"{str(name)!r} is neither a folder nor weights that come with sagefm; these are {sorted(packaged) or 'none'}. "
+        "Weights of the Hugging Face Hub are named as 'owner/name'."
+    )
+
+
+def packaged_weights() -> dict[str, Path]:
+    """Return the folders of weights that come with the package, by name."""
+    return {folder.name: folder for folder in sorted(PACKAGED.glob("*")) if (folder / CARD).exists()}
+
+
+def _from_hub(repository: str) -> Path:
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError as error:
+        raise ImportError(
+            f"{repository!r} is no folder; to take it for a repository of the Hugging Face Hub, "
+            "`pip install 'sagefm[hub]'`."
+        ) from error
+    return Path(snapshot_download(repository, allow_patterns=[WEIGHTS, CARD]))
+
+
+def _stored(value: torch.Tensor, dtype: str) -> torch.Tensor:
+    value = value.detach().cpu().contiguous()
+    # Vectors are small and hold scales and means, so they keep their digits.
+    return value.half() if dtype == "float16" and value.ndim > 1 else value
 
 
 def _load_state(module: torch.nn.Module, state: dict[str, torch.Tensor], path: str | Path) -> None:

@@ -1,0 +1,50 @@
+"""Write the table of sections that the packaged weights "human-mini" are trained on.
+
+    python benchmarks/pretraining/human_mini.py SECTIONS human_mini.csv
+    sagefm pretrain human_mini.csv --out human-mini --split-key split --min-share 0.2 --half \
+        --model '{"n_hidden": 128, "n_latent": 32}'
+
+SECTIONS is a folder of `.h5ad` files whose `uns["sagefm_source"]` tells species, licence and publication. Patients are
+held out whole, except that the two cortex sections are of one donor: one is for training, the other for validation.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import anndata as ad
+import pandas as pd
+
+VALIDATION = ("her2st_andersson2021__E", "dlpfc_maynard2021__151674")
+TEST = ("her2st_andersson2021__F",)
+
+
+def split_of(sample: str) -> str:
+    """Return the set that a section is in."""
+    if sample.startswith(TEST):
+        return "test"
+    return "validation" if sample.startswith(VALIDATION) else "train"
+
+
+def describe(path: Path) -> dict[str, str]:
+    """Return a row of the table."""
+    source = ad.read_h5ad(path, backed="r").uns["sagefm_source"]
+    return {
+        "path": str(path.resolve()),
+        "sample": path.stem,
+        "species": str(source["species"]),
+        "licence": str(source["licence"]),
+        "source": str(source["publication"]),
+        "split": split_of(path.stem),
+    }
+
+
+def main(sections: str, table: str) -> None:
+    """Write the human sections of a folder to a CSV file."""
+    rows = pd.DataFrame([describe(path) for path in sorted(Path(sections).glob("*.h5ad"))])
+    rows[rows["species"] == "human"].drop(columns="species").to_csv(table, index=False)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,118 @@
+"""Stream a corpus through the loader and through training: peak memory, share of time waiting, spots a second.
+
+    python benchmarks/pretraining/simulate.py CORPUS --sections 60
+    python benchmarks/pretraining/stream.py CORPUS --workers 2 --steps 300
+
+Memory is that of the process and its workers together, shared pages counted once (PSS), sampled four times a second.
+"""
+
+import argparse
+import json
+import threading
+import time
+import warnings
+from pathlib import Path
+
+import psutil
+import scvi
+import torch
+from lightning.pytorch.profilers import SimpleProfiler
+
+import sagefm
+from sagefm.pretraining import Corpus, CorpusDataModule
+from sagefm.pretraining._datamodule import StepSampler
+
+warnings.simplefilter("ignore")
+
+
+class TreeMemory:
+    """Highest memory of this process and its children while the context is open."""
+
+    def __enter__(self) -> "TreeMemory":
+        self.peak, self._open = 0, True
+        self._thread = threading.Thread(target=self._watch)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._open = False
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while self._open:
+            self.peak = max(self.peak, self._now())
+            time.sleep(0.25)
+
+    def _now(self) -> int:
+        total = 0
+        for process in [psutil.Process(), *psutil.Process().children(recursive=True)]:
+            try:
+                total += process.memory_full_info().pss
+            except psutil.Error:  # it has ended
+                continue
+        return total
+
+
+def loader_alone(data: CorpusDataModule, workers: int) -> dict[str, float]:
+    """One epoch of batches, thrown away."""
+    n_shards = max(workers, 1)
+    batches = data._batches(data.train_sections, n_shards, data.buffer_size, 1)
+    loader = data._loader(batches, StepSampler(len(batches), 0, 1), workers)
+    start, n_spots = time.perf_counter(), 0
+    with TreeMemory() as memory:
+        for batch in loader:
+            n_spots += len(batch["X"])
+    seconds = time.perf_counter() - start
+    return {"spots": n_spots, "spots_per_s": n_spots / seconds, "peak_gib": memory.peak / 2**30}
+
+
+def training(corpus: Corpus, data: CorpusDataModule, steps: int, precision: str) -> dict[str, float]:
+    """Train for some steps; waiting is what Lightning's profiler books on the next batch."""
+    scvi.settings.seed = 0
+    model, profiler = sagefm.SAGEFM(registry=corpus.registry), SimpleProfiler()
+    start = time.perf_counter()
+    with TreeMemory() as memory:
+        model.train(
+            max_epochs=10_000,
+            max_steps=steps,
+            datamodule=data,
+            early_stopping=False,
+            profiler=profiler,
+            precision=precision,
+            enable_progress_bar=False,
+        )
+    whole = time.perf_counter() - start
+    waits = profiler.recorded_durations["[_TrainingEpochLoop].train_dataloader_next"]
+    epochs = sum(profiler.recorded_durations["run_training_epoch"])
+    return {
+        "steps": len(waits),
+        "spots_per_s": len(waits) * data.batch_size / epochs,
+        "share_waiting": sum(waits) / epochs,
+        "longest_wait_s": max(waits),
+        "share_waiting_after_first": sum(waits[1:]) / (epochs - waits[0]),
+        "seconds_with_moments": whole,
+        "peak_gib": memory.peak / 2**30,
+    }
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("corpus", type=Path)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--buffer-size", type=int, default=4)
+    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--precision", default="32-true")
+    parser.add_argument("--threads", type=int, default=1)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    numbers = {}
+    for name in ("index", "index_again"):
+        start = time.perf_counter()
+        corpus = Corpus(arguments.corpus, index=arguments.corpus / "index")
+        numbers[name] = {"seconds": time.perf_counter() - start, "spots": corpus.n_obs, "sections": len(corpus)}
+    options = {"batch_size": arguments.batch_size, "buffer_size": arguments.buffer_size, "seed": 0}
+    data = CorpusDataModule(corpus, num_workers=arguments.workers, validation_size=0.0, **options)
+    numbers["loader"] = loader_alone(data, arguments.workers)
+    numbers["training"] = training(corpus, data, arguments.steps, arguments.precision)
+    print(json.dumps(numbers, indent=1))

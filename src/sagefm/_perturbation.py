@@ -1,0 +1,368 @@
+"""In-silico perturbation: what happens to a target in a spot when its neighbours make more of a source."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from anndata import AnnData
+from scipy.stats import false_discovery_control, rankdata
+from scvi.model.base import BaseModelClass
+
+from sagefm._controls import ControlEffects, ControlPool, standing
+from sagefm._data import Spots
+from sagefm._dose import Counterfactual, Expression, Readout, Where, summarize
+from sagefm._errors import MissingKeyError
+from sagefm._imputation import checked_rows
+from sagefm._levels import Levels
+from sagefm._pairs import Pairs
+
+LevelsLike = int | Sequence[float] | Mapping[str, Sequence[float]]
+# Effects differ far more between pairs than between spots, so a part of the spots tells where a pair stands.
+_CONTROL_SPOTS, _CONTROL_SPOTS_A_GROUP = 512, 64
+_WHERE = ("neighbors", "self", "both")
+_COLUMNS = (
+    *("effect", "spread", "scaled_effect", "slope", "monotonicity", "reverse_effect", "scaled_reverse_effect"),
+    *("neighbor_correlation", "control_percentile", "p", "q"),
+)
+
+
+class PerturbationMixin(BaseModelClass):
+    """`perturb` and `get_dose_response`, for :class:`sagefm.SAGEFM`."""
+
+    def perturb(
+        self,
+        sources: Sequence[str] | str | None = None,
+        targets: Sequence[str] | str | None = None,
+        *,
+        pairs: pd.DataFrame | None = None,
+        levels: LevelsLike = 5,
+        where: Where = "neighbors",
+        n_controls: int = 100,
+        groupby: str | None = None,
+        mask_targets: bool = True,
+        adata: AnnData | None = None,
+        indices: Sequence[int] | np.ndarray | None = None,
+        batch_size: int | None = None,
+        seed: int = 0,
+    ) -> pd.DataFrame:
+        """Set source genes to several levels and read the predicted target genes.
+
+        The log-scale value of a source is set in the neighbours of every spot (or in the spot), the target is hidden
+        from the spot, and the target's prediction is read at each level. Library sizes stay as measured: a source that
+        is set higher scales no other gene down. This is what the model expects, not what an experiment would give: the
+        model knows associations in space, whatever causes them.
+
+        Parameters
+        ----------
+        sources, targets
+            Names of genes; all combinations are asked, but those of a gene with itself. `"A_B"` is a complex: its
+            parts are set together, and read as their mean.
+        pairs
+            Table with columns `source` and `target`, instead; a pair that stands twice is asked once.
+        levels
+            A number: so many levels, evenly from each source's minimum to its maximum in the section. A list: values
+            on the log scale, 0 being a knock-out. A dict of one list: `{"fold_change": [1, 0]}`, factors on the
+            counts that each spot has; `{"percentile": [5, 95]}`, percentiles of the source over all spots; or
+            `{"value": [0, 2]}`, as the list. Effects are differences of the last and the first.
+        where
+            Set the source in the `"neighbors"`, in the spot (`"self"`), or in `"both"`.
+        n_controls
+            Number of matched random genes to compare each source and each target with; 0 for no comparison.
+        groupby
+            Column of `obs`; effects are then averaged over each group of spots. Spots without a group are left out.
+        mask_targets
+            Whether a target's own count is hidden from the spot, each target on its own.
+        adata
+            Spots to perturb; the AnnData of the model by default.
+        indices
+            Spots to predict, as positions or as a boolean array; all by default. Isolated spots have no neighbours to
+            perturb and are left out with `where="neighbors"`.
+        batch_size
+            Number of spots that are dense at one time; 512 by default. It does not change the result.
+        seed
+            Seed of the control genes.
+
+        Returns
+        -------
+        pandas.DataFrame
+            One row a pair, or a pair and group, with
+
+            ``source``, ``target``, (``group``)
+                Who was set, and who was read.
+            ``effect``
+                Mean over the spots of the prediction at the last level less that at the first, in log-normalised
+                expression (natural log).
+            ``spread``
+                Standard deviation of that difference over the spots; NaN for a single spot.
+            ``scaled_effect``
+                The effect in standard deviations of the target over the section.
+            ``slope``
+                Least-squares slope of the mean prediction on the source's mean level.
+            ``monotonicity``
+                Spearman correlation of mean prediction and level, from -1 to 1.
+            ``reverse_effect``, ``scaled_reverse_effect``
+                Effect of the target, set between its own first and last level, on the source.
+            ``neighbor_correlation``
+                Correlation of the target in the spot with the mean of the source over its neighbours, as measured
+                (with `where="self"`, with the source in the spot): the plain explanation.
+            ``control_percentile``
+                Share of controls, in percent, whose effect is smaller in size: the same source on matched random
+                targets, and matched random sources on the same target, all in standard deviations of the target.
+            ``p``, ``q``
+                Empirical p-value of the effect among all pairs of control sources and control targets, once what the
+                source does to any target and what any source does to the target is taken off; and its
+                Benjamini-Hochberg q-value over the table. Pair and controls are compared without hiding targets, on at
+                most 512 random spots (in groups: on at least 64 of each, where it has so many).
+            ``n_spots``
+                Number of spots averaged over.
+
+            A source that does not vary over the section, or that its panel lacks, has no range to move in; its
+            effects and p are NaN.
+            ``attrs`` holds `levels`, `where`, `n_controls`, `mask_targets` and `seed`.
+
+        Raises
+        ------
+        RuntimeError
+            If the model is untrained.
+        KeyError
+            If the model does not know a gene, or `obs` has no such column.
+        ValueError
+            If no pair is asked, a source shares a gene with its target, or levels are fewer than two or out of range.
+
+        Warns
+        -----
+        UserWarning
+            If a level is above all measured values of a source.
+
+        Examples
+        --------
+        >>> import sagefm
+        >>> adata = sagefm.datasets.simulated_tissue(12, 12, n_genes=200)
+        >>> sagefm.SAGEFM.setup_anndata(adata)
+        >>> model = sagefm.SAGEFM(adata)
+        >>> model.train(max_epochs=1, enable_progress_bar=False)
+        >>> table = model.perturb(["LIG1", "LIG2"], "TGT1", n_controls=20)
+        >>> table[["source", "target"]].to_numpy().tolist()
+        [['LIG1', 'TGT1'], ['LIG2', 'TGT1']]
+        """
+        self._require_training()
+        asked, dosage = Pairs.of(sources, targets, pairs, self.genes), Levels.of(levels)
+        _refuse_bad_arguments(where, n_controls)
+        spots = self._spots_of(adata)
+        rows = _perturbable(checked_rows(indices, spots.n_obs), spots, where)
+        rows, names, groups = grouped(rows, spots.adata, groupby)
+        mean, deviation = spots.gene_moments(np.arange(spots.n_obs))
+        pool = ControlPool(mean, deviation, n_controls, seed) if n_controls else None
+        deviation = np.where(deviation > 0, deviation, np.nan)  # what does not vary has no unit
+        expression = Expression(spots, np.union1d(asked.genes, pool.genes if pool else []).astype(int))
+        dosage.warn_of_extrapolation(*_highest(expression, asked))
+
+        screen = Counterfactual(
+            self.module, spots, rows, expression, where=where, mask_targets=mask_targets, batch_size=batch_size
+        )
+        columns = _effects(screen, asked, dosage, groups, deviation)
+        columns["neighbor_correlation"] = _correlations(spots, expression, asked, rows, groups, where)
+        if pool is not None:
+            sample = _sample(groups, seed)
+            few = _normalized(groups[:, sample] > 0)
+            still = np.isnan(columns["effect"])
+            columns |= _standings(screen.unmasked(sample), asked, dosage, few, deviation, pool)
+            columns["control_percentile"][still] = columns["p"][still] = np.nan
+        table = _table(asked, names, groupby, columns, (groups > 0).sum(axis=1))
+        table.attrs.update(levels=levels, where=where, n_controls=n_controls, mask_targets=mask_targets, seed=seed)
+        return table
+
+    def get_dose_response(
+        self,
+        source: str,
+        target: str,
+        *,
+        levels: LevelsLike = 5,
+        where: Where = "neighbors",
+        mask_targets: bool = True,
+        adata: AnnData | None = None,
+        indices: Sequence[int] | np.ndarray | None = None,
+        batch_size: int | None = None,
+    ) -> pd.DataFrame:
+        """Return the predicted target in every spot at every level of a source; for arguments see :meth:`perturb`.
+
+        Returns
+        -------
+        pandas.DataFrame
+            (spots, levels), log-normalised expression. Columns are the source's mean level where it is set, also in
+            log-normalised expression; the last less the first is the effect in each spot. Isolated spots are NaN with
+            `where="neighbors"`.
+
+        Examples
+        --------
+        >>> import sagefm
+        >>> adata = sagefm.datasets.simulated_tissue(12, 12, n_genes=200)
+        >>> sagefm.SAGEFM.setup_anndata(adata)
+        >>> model = sagefm.SAGEFM(adata)
+        >>> model.train(max_epochs=1, enable_progress_bar=False)
+        >>> model.get_dose_response("LIG1", "TGT1", levels=3).shape == (adata.n_obs, 3)
+        True
+        """
+        self._require_training()
+        asked, dosage = Pairs.of(source, target, None, self.genes), Levels.of(levels)
+        _refuse_bad_arguments(where, 0)
+        spots = self._spots_of(adata)
+        all_rows = checked_rows(indices, spots.n_obs)
+        rows = _perturbable(all_rows, spots, where)
+        expression = Expression(spots, asked.genes)
+        dosage.warn_of_extrapolation(*_highest(expression, asked))
+        one = Counterfactual(
+            self.module, spots, rows, expression, where=where, mask_targets=mask_targets, batch_size=batch_size
+        )
+        parts = asked.parts[source]
+        if not spots.visible[parts].all():
+            raise ValueError(f"The section has no counts of {source!r}, so it cannot be set there.")
+        readout = Readout([asked.parts[target]])
+        values = torch.cat([predicted[:, :, 0] for _, predicted in one.responses(parts, dosage, readout)], dim=1)
+        response = pd.DataFrame(
+            values.T.cpu().numpy(),
+            index=spots.adata.obs_names[rows],
+            columns=pd.Index(one.dose(parts, dosage), name=source),
+        )
+        return response.reindex(spots.adata.obs_names[all_rows])
+
+
+def _refuse_bad_arguments(where: str, n_controls: int) -> None:
+    if where not in _WHERE:
+        raise ValueError(f"where={where!r} is not known; it is one of {', '.join(map(repr, _WHERE))}.")
+    if n_controls != int(n_controls) or n_controls < 0:
+        raise ValueError(f"n_controls={n_controls!r} must be a whole number, 0 or more.")
+
+
+def _perturbable(rows: np.ndarray, spots: Spots, where: Where) -> np.ndarray:
+    if where != "neighbors":
+        return rows
+    rows = rows[spots.n_neighbors[rows, 0] > 0]
+    if not len(rows):
+        raise ValueError("None of the asked spots has neighbours to perturb; take `where='self'`.")
+    return rows
+
+
+def grouped(rows: np.ndarray, adata: AnnData, groupby: str | None) -> tuple[np.ndarray, list[Any], np.ndarray]:
+    """Return the rows that have a group, the names of the groups, and the share of each row in each, (groups, rows)."""
+    if groupby is None:
+        return rows, ["all"], np.full((1, len(rows)), 1 / len(rows), dtype=np.float32)
+    if groupby not in adata.obs:
+        raise MissingKeyError(f"groupby={groupby!r} is not a column of obs; there are {list(adata.obs)}.")
+    labels = adata.obs[groupby].iloc[rows].astype("category").cat.remove_unused_categories()
+    rows, codes = rows[labels.notna()], labels.cat.codes[labels.notna()].to_numpy()
+    if not len(rows):
+        raise ValueError(f"obs[{groupby!r}] is missing for all of the asked spots.")
+    member = codes == np.arange(len(labels.cat.categories))[:, None]
+    return rows, list(labels.cat.categories), _normalized(member)
+
+
+def _normalized(member: np.ndarray) -> np.ndarray:
+    return (member / member.sum(axis=1, keepdims=True)).astype(np.float32)
+
+
+def _sample(groups: np.ndarray, seed: int) -> np.ndarray:
+    """Draw the spots that pairs are compared with their controls on: some of each group, `groups` (groups, rows)."""
+    rng, size = np.random.default_rng(seed), max(_CONTROL_SPOTS // len(groups), _CONTROL_SPOTS_A_GROUP)
+    members = (np.flatnonzero(group) for group in groups)
+    return np.sort(np.concatenate([rng.permutation(spots)[:size] for spots in members]))
+
+
+def _highest(expression: Expression, asked: Pairs) -> tuple[np.ndarray, list[str]]:
+    names = list(dict.fromkeys(asked.table["source"]))
+    return np.array([min(expression.column(g).max() for g in asked.parts[name]) for name in names]), names
+
+
+def _effects(
+    screen: Counterfactual, asked: Pairs, levels: Levels, groups: np.ndarray, deviation: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Return the columns of effects, each (pairs, groups)."""
+    shape = (len(asked.table), len(groups))
+    columns = {name: np.full(shape, np.nan) for name in _COLUMNS[:7]}
+    for source, chosen in asked.by("source"):
+        parts = asked.parts[source]
+        if not screen.movable(parts, levels.ends):
+            continue
+        dose = screen.dose(parts, levels)
+        found = summarize(screen, parts, levels, asked.parts_of("target", chosen), groups)
+        columns["effect"][chosen], columns["spread"][chosen] = found["effect"].T, found["spread"].T
+        columns["slope"][chosen] = _slope(dose, found["response"]).T
+        columns["monotonicity"][chosen] = _monotonicity(dose, found["response"]).T
+    for target, chosen in asked.by("target"):
+        parts = asked.parts[target]
+        if screen.movable(parts, levels.ends):
+            found = summarize(screen, parts, levels.ends, asked.parts_of("source", chosen), groups)
+            columns["reverse_effect"][chosen] = found["effect"].T
+    for name, role in (("effect", "target"), ("reverse_effect", "source")):
+        columns[f"scaled_{name}"] = columns[name] / asked.mean_over_parts(role, deviation)[:, None]
+    return columns
+
+
+def _slope(dose: np.ndarray, response: np.ndarray) -> np.ndarray:
+    centered = dose - dose.mean()
+    return np.tensordot(centered, response, axes=1) / (centered @ centered)
+
+
+def _monotonicity(dose: np.ndarray, response: np.ndarray) -> np.ndarray:
+    """Return Spearman's correlation over the first axis; NaN where nothing responds."""
+    x, y = rankdata(dose) - (len(dose) + 1) / 2, rankdata(response, axis=0) - (len(dose) + 1) / 2
+    size = np.sqrt((x @ x) * (y**2).sum(axis=0))
+    return np.divide(np.tensordot(x, y, axes=1), size, out=np.full(size.shape, np.nan), where=size > 0)
+
+
+def _correlations(
+    spots: Spots, expression: Expression, asked: Pairs, rows: np.ndarray, groups: np.ndarray, where: Where
+) -> np.ndarray:
+    """Correlate each target in the spots with its source's mean over their neighbours, (pairs, groups)."""
+    operator, result = spots.mean_operator[rows], np.full((len(asked.table), len(groups)), np.nan)
+    for source, chosen in asked.by("source"):
+        measured = expression.columns(asked.parts[source]).mean(axis=1)
+        x = measured[rows] if where == "self" else operator @ measured
+        y = np.stack([expression.columns(part).mean(axis=1)[rows] for part in asked.parts_of("target", chosen)], axis=1)
+        for number, group in enumerate(groups > 0):
+            result[chosen, number] = _correlate(x[group], y[group])
+    return result
+
+
+def _correlate(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    x, y = (values.astype(np.float64) - values.mean(axis=0, dtype=np.float64) for values in (x, y))
+    size = np.sqrt((x @ x) * (y**2).sum(axis=0))
+    return np.divide(x @ y, size, out=np.full(y.shape[1], np.nan), where=size > 1e-12)
+
+
+def _standings(
+    plain: Counterfactual,
+    asked: Pairs,
+    levels: Levels,
+    groups: np.ndarray,
+    deviation: np.ndarray,
+    pool: ControlPool,
+) -> dict[str, np.ndarray]:
+    """Return the columns that compare each pair with its controls, each (pairs, groups)."""
+    effects = ControlEffects(plain, levels, groups, deviation, pool, asked)
+    shape = (len(asked.table), len(groups))
+    percentile, p = np.full(shape, np.nan), np.full(shape, np.nan)
+    for pair in range(shape[0]):
+        for group, grid in enumerate(effects.of(pair)):
+            percentile[pair, group], p[pair, group] = standing(grid)
+    return {"control_percentile": percentile, "p": p}
+
+
+def _table(
+    asked: Pairs, names: list[Any], groupby: str | None, columns: dict[str, np.ndarray], n_spots: np.ndarray
+) -> pd.DataFrame:
+    """Lay out columns of (pairs, groups) as one row a pair and group."""
+    n_pairs, n_groups = len(asked.table), len(names)
+    table = asked.table.loc[asked.table.index.repeat(n_groups)].reset_index(drop=True)
+    if groupby is not None:
+        table["group"] = pd.Categorical(names * n_pairs, categories=names)
+    for name in _COLUMNS:
+        table[name] = columns[name].ravel() if name in columns else np.nan
+    tested = table["p"].notna()
+    table.loc[tested, "q"] = false_discovery_control(table.loc[tested, "p"])
+    table["n_spots"] = np.tile(n_spots, n_pairs)
+    return table

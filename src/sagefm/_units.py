@@ -1,0 +1,105 @@
+"""In which units genes are read and predicted: each by its mean and standard deviation within the section.
+
+Sections differ in depth, chemistry and patient, and most of that is a shift and a stretch of each gene. What is left
+when both are taken out is what sections share. A masked or missing gene then stands at zero, its mean.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from torch import Tensor
+
+from sagefm._normalization import Normalization
+
+# A section is taken to have this many more spots, distributed as in training: it steadies small sections.
+_PRIOR_SPOTS = 30
+
+
+class Units(NamedTuple):
+    """Mean and scale of genes, each (n, genes) or (1, genes), on the log scale; none where genes are read as they are."""
+
+    mean: Tensor | None
+    scale: Tensor | None
+
+    def standardize(self, logged: Tensor, visible: Tensor) -> Tensor:
+        """Return log values, (n, genes), in these units; zero where not `visible`."""
+        if self.mean is None or self.scale is None:
+            return logged
+        return (logged - self.mean).div_(self.scale).mul_(visible)
+
+    def restore(self, values: Tensor, genes: Tensor | slice = slice(None)) -> Tensor:
+        """Return values of `genes` in these units, (n, genes), on the log scale."""
+        if self.mean is None or self.scale is None:
+            return values
+        return values * self.scale[:, genes] + self.mean[:, genes]
+
+
+class GeneUnits:
+    """The units of every section of one AnnData.
+
+    Parameters
+    ----------
+    mean, scale
+        (sections, genes), or None where genes are read as they are.
+    section
+        Number of each spot's section, (n,).
+    """
+
+    def __init__(self, mean: np.ndarray | None, scale: np.ndarray | None, section: np.ndarray) -> None:
+        self.mean, self.scale, self.section = mean, scale, section
+
+    def of(self, rows: np.ndarray, device: torch.device | str = "cpu") -> Units:
+        """Return the units of some spots; one row for all where they are of one section."""
+        if self.mean is None or self.scale is None:
+            return Units(None, None)
+        sections = self.section[rows]
+        if len(sections) and (sections == sections[0]).all():
+            sections = sections[:1]
+        return Units(*(torch.from_numpy(values[sections]).to(device) for values in (self.mean, self.scale)))
+
+
+class Sums:
+    """Number of visible entries, sum and sum of squares of every gene in every section, each (sections, genes)."""
+
+    def __init__(self, section: np.ndarray, n_genes: int) -> None:
+        self._section = section
+        n_sections = int(section.max()) + 1 if len(section) else 1
+        self.n, self.total, self.squares = np.zeros((3, n_sections, n_genes))
+
+    def add(self, rows: np.ndarray, logged: sp.csr_matrix | np.ndarray, visible: np.ndarray) -> None:
+        """Add spots, (rows, genes), zero where not `visible`, (genes,) or (rows, genes)."""
+        sections, local = np.unique(self._section[rows], return_inverse=True)
+        members = sp.csr_matrix((np.ones(len(rows)), (local, np.arange(len(rows)))), shape=(len(sections), len(rows)))
+        squares = logged.multiply(logged) if sp.issparse(logged) else logged * logged
+        for sums, values in ((self.total, logged), (self.squares, squares)):
+            found = members @ values
+            sums[sections] += found.toarray() if sp.issparse(found) else found
+        shown = members @ np.ones((len(rows), 1)) * visible if visible.ndim == 1 else members @ visible.astype(float)
+        self.n[sections] += shown
+
+
+def gene_units(
+    normalization: Normalization,
+    section: np.ndarray,
+    pieces: Iterable[tuple[np.ndarray, sp.csr_matrix | np.ndarray, np.ndarray]],
+) -> GeneUnits:
+    """Find each section's units from `pieces` of rows, log values and what is visible of them.
+
+    A gene that no spot of a section shows has the units that it had in training.
+    """
+    if normalization.gene_mean is None or normalization.gene_scale is None:
+        return GeneUnits(None, None, section)
+    sums = Sums(section, len(normalization.gene_mean))
+    for rows, logged, visible in pieces:
+        sums.add(rows, logged, visible)
+    seen = np.maximum(sums.n, 1)
+    variance = np.maximum(sums.squares / seen - (sums.total / seen) ** 2, 0)
+    weight = sums.n + _PRIOR_SPOTS
+    mean = (sums.total + _PRIOR_SPOTS * normalization.gene_mean) / weight
+    scale = np.sqrt((sums.n * variance + _PRIOR_SPOTS * normalization.gene_scale**2) / weight)
+    return GeneUnits(mean.astype(np.float32), scale.astype(np.float32), section)

@@ -1,0 +1,54 @@
+"""A checkpoint to resume from, replaced every so many steps."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+
+
+class ResumePoint(Callback):
+    """Write `path` every `every_n_steps` steps and at the end of training; always a whole file.
+
+    A callback of our own, since :class:`scvi.train.Trainer` takes Lightning's `ModelCheckpoint` only together with its
+    own `SaveCheckpoint`, which keeps the model but nothing to resume from.
+
+    Parameters
+    ----------
+    path
+        The checkpoint, for `SAGEFM.train(..., ckpt_path=path)`.
+    every_n_steps
+        Optimiser steps between two writings.
+
+    Examples
+    --------
+    >>> import sagefm
+    >>> point = sagefm.pretraining.ResumePoint("last.ckpt", every_n_steps=500)
+    >>> point.every_n_steps
+    500
+    """
+
+    def __init__(self, path: str | Path, every_n_steps: int = 200) -> None:
+        if every_n_steps < 1:
+            raise ValueError(f"every_n_steps={every_n_steps!r} must be at least 1.")
+        self.path, self.every_n_steps = Path(path), every_n_steps
+        self._written_at = 0
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any) -> None:
+        """Write if enough steps have gone by."""
+        if trainer.global_step % self.every_n_steps == 0 and trainer.global_step != self._written_at:
+            self._write(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the end, so that a finished run can be resumed for more epochs."""
+        self._write(trainer)
+
+    def _write(self, trainer: Trainer) -> None:
+        self._written_at = trainer.global_step
+        aside = self.path.with_name(f".{self.path.name}")
+        trainer.save_checkpoint(aside)  # on every rank: strategies gather their parts here
+        if trainer.is_global_zero:
+            os.replace(aside, self.path)

@@ -1,0 +1,310 @@
+"""A corpus: many sections on disk, known by their index, read one at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from glob import glob
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import torch
+from joblib import Parallel, delayed
+from scvi import REGISTRY_KEYS
+from scvi.data import AnnDataManager
+
+from sagefm._data import Spots
+from sagefm._errors import MissingKeyError
+from sagefm._fields import CountsField, model_fields
+from sagefm._genes import match_genes
+from sagefm._logging import logger
+from sagefm._normalization import Normalization
+from sagefm.pretraining._index import SectionRecord, record_of
+from sagefm.pretraining._reading import SectionKeys, is_section, read_section, stamp_of
+from sagefm.pretraining._spots import SectionSpots
+from sagefm.pretraining._vocabulary import gene_profile, gene_totals, shared_genes, target_depth
+
+# What reading a file that is damaged or of another kind raises.
+READING_ERRORS = (OSError, ValueError, KeyError, TypeError, RuntimeError, EOFError, AttributeError)
+_PATH, _SAMPLE = "path", "sample"
+
+
+class Corpus:
+    """Sections on disk to pretrain on: a few at a time are in memory, however many there are.
+
+    Every section is read once to be indexed: its spots, genes and totals, its neighbour graph (that of the file, or
+    one built as :meth:`sagefm.SAGEFM.setup_anndata` does) and its checksum. With `index` the next call reads only
+    files that are new or have changed. Spots without counts are left out. A gene that a section lacks is known to be
+    missing: it is no zero, and no part of any loss or library size.
+
+    Parameters
+    ----------
+    sections
+        Paths, a glob pattern, a folder, or a table with a column `path`: a DataFrame or a CSV file. A table may have a
+        column `sample` with names of the sections (by default the names of the files), and any others, such as
+        `patient`, `licence` or `split`; relative paths of a CSV file start at its folder. A section is an `.h5ad` file,
+        a `.zarr` folder of AnnData, or a folder that 10x Space Ranger wrote.
+    genes
+        Names of the genes, in the model's order; by default those that `min_share` tells.
+    min_share
+        Take the genes with counts in at least this share of the sections; with 1, those that all have.
+    index
+        Folder of the index; by default it is kept in memory alone.
+    on_error
+        `"skip"` leaves out a section that cannot be read or lacks the genes, with a line in `report` and in the log;
+        `"raise"` stops.
+    n_jobs
+        Processes that read sections for the index.
+    layer, sample_key, spatial_key, neighbors_key, gene_symbols
+        As in :meth:`sagefm.SAGEFM.setup_anndata`, for every section alike. Give `gene_symbols` where `var_names` are
+        Ensembl identifiers in some files and the column has the names that all share.
+
+    Attributes
+    ----------
+    table
+        One row for each section in use: `sample`, `path`, `n_spots`, `n_genes` of the vocabulary, `sha256`, `graph`,
+        and the other columns that were given.
+    report
+        One row for each section given: `sample`, `path`, `status` (`"used"` or `"skipped"`) and `reason`.
+    genes
+        Gene vocabulary.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there are no sections.
+    KeyError
+        If the table has no column `path`.
+    ValueError
+        If names of sections stand twice, no section can be used or none of the genes is shared.
+
+    Examples
+    --------
+    >>> import sagefm
+    >>> folder = getfixture("tmp_path")
+    >>> for seed in range(3):
+    ...     section = sagefm.datasets.simulated_tissue(8, 8, n_genes=100, seed=seed)
+    ...     section.write_h5ad(folder / f"section_{seed}.h5ad")
+    >>> corpus = sagefm.pretraining.Corpus(folder)
+    >>> len(corpus), len(corpus.genes)
+    (3, 100)
+    >>> model = sagefm.SAGEFM(registry=corpus.registry)
+    """
+
+    def __init__(
+        self,
+        sections: str | Path | Iterable[str | Path] | pd.DataFrame,
+        *,
+        genes: Sequence[str] | pd.Index | None = None,
+        min_share: float = 0.5,
+        index: str | Path | None = None,
+        on_error: Literal["skip", "raise"] = "skip",
+        n_jobs: int = 1,
+        layer: str | None = None,
+        sample_key: str | None = None,
+        spatial_key: str = "spatial",
+        neighbors_key: str = "spatial",
+        gene_symbols: str | None = None,
+    ) -> None:
+        if on_error not in ("skip", "raise"):
+            raise ValueError(f"on_error={on_error!r} is not known; it is 'skip' or 'raise'.")
+        self.on_error = on_error
+        self._keys = SectionKeys(layer, sample_key, spatial_key, neighbors_key, gene_symbols)
+        given = section_table(sections)
+        folder = None if index is None else Path(index)
+        found = Parallel(n_jobs=n_jobs)(delayed(self._try_to_index)(Path(path), folder) for path in given[_PATH])
+        found = _with_shared_names(found)
+        reasons = [reason for _, reason in found]
+        readable = [record for record, _ in found if record is not None]
+        self.genes = pd.Index(genes) if genes is not None else shared_genes(self._some(readable, reasons), min_share)
+        reasons = [why if record is None else self._gene_mismatch(record) for record, why in found]
+        self._report(given, reasons)
+        self._records = self._some(
+            [record for (record, _), why in zip(found, reasons, strict=True) if record and not why], reasons
+        )
+        self._known, self._totals = self._count_genes()
+        self.table = self._describe(given[[not why for why in reasons]])
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __repr__(self) -> str:
+        skipped = int((self.report["status"] == "skipped").sum())
+        return f"Corpus of {len(self)} sections, {self.n_obs:,} spots, {len(self.genes):,} genes; {skipped} skipped"
+
+    @property
+    def n_obs(self) -> int:
+        """Number of spots."""
+        return int(self.sizes.sum())
+
+    @property
+    def sizes(self) -> np.ndarray:
+        """Number of spots of each section, (sections,)."""
+        return np.array([record.n_spots for record in self._records])
+
+    @property
+    def registry(self) -> dict[str, Any]:
+        """What `SAGEFM(registry=...)` wants: the genes and the constants of the normalisation, without an AnnData."""
+        profile = gene_profile(self._known, self._totals)
+        state = {
+            CountsField.N_OBS_KEY: self.n_obs,
+            CountsField.N_VARS_KEY: len(self.genes),
+            CountsField.COLUMN_NAMES_KEY: self.genes.to_numpy(dtype=object),
+            CountsField.TARGET_DEPTH_KEY: target_depth(self._records, self._known, self._totals, profile),
+            CountsField.PROFILE_KEY: profile,
+        }
+        return registry_of(state, self._keys)
+
+    def open(self, section: int, normalization: Normalization) -> Spots:
+        """Read section number `section`, genes in the order of the vocabulary."""
+        record = self._records[section]
+        if stamp_of(record.path) != (record.size, record.modified):
+            raise ValueError(f"{record.path} has changed since it was indexed; index it again.")
+        adata = read_section(record.path, self._keys)
+        key = self._keys.sample_key
+        sections = adata.obs[key].astype(str).to_numpy() if key in adata.obs else np.zeros(adata.n_obs, dtype=int)
+        return SectionSpots(adata, record.graph, sections, self.genes, normalization)
+
+    def gene_moments(
+        self,
+        normalization: Normalization,
+        sections: Sequence[int] | np.ndarray,
+        *,
+        n_spots: int = 20_000,
+        seed: int = 0,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return mean and standard deviation of every gene on the log scale, each (genes,), from a sample of spots.
+
+        At most 64 sections are read, as many spots from each; a gene is averaged over the sections that have it.
+        """
+        rng = np.random.default_rng(seed)
+        chosen = rng.permutation(np.asarray(sections))[:64]
+        weight, total, squares = (np.zeros(len(self.genes)) for _ in range(3))
+        for section in chosen:
+            spots = self.open(int(section), normalization)
+            rows = rng.permutation(spots.n_obs)[: max(n_spots // len(chosen), 1)]
+            mean, deviation = spots.gene_moments(rows)
+            weight += len(rows) * spots.known
+            total += len(rows) * mean
+            squares += len(rows) * (deviation**2 + mean**2)
+        mean = total / np.maximum(weight, 1)
+        return mean, np.sqrt(np.maximum(squares / np.maximum(weight, 1) - mean**2, 0))
+
+    def sample(
+        self, normalization: Normalization, sections: Sequence[int] | np.ndarray, *, n_spots: int, seed: int = 0
+    ) -> torch.Tensor:
+        """Return what the network reads of some spots, (spots, genes), as many from each of at most 64 sections."""
+        rng = np.random.default_rng(seed)
+        chosen = rng.permutation(np.asarray(sections))[:64]
+        parts = []
+        for section in chosen:
+            spots = self.open(int(section), normalization)
+            rows = rng.permutation(spots.n_obs)[: max(n_spots // len(chosen), 1)]
+            parts.append(spots.inputs(rows, spots.units.of(rows)))
+        return torch.cat(parts)
+
+    def _try_to_index(self, path: Path, folder: Path | None) -> tuple[SectionRecord | None, str]:
+        try:
+            return record_of(path, self._keys, folder), ""
+        except READING_ERRORS as error:
+            if self.on_error == "raise":
+                raise ValueError(f"{path} cannot be used: {error}") from error
+            return None, f"{type(error).__name__}: {error}"
+
+    def _gene_mismatch(self, record: SectionRecord) -> str:
+        """Say why a section has too few of the genes; nothing where it has enough."""
+        try:
+            match_genes(self.genes, pd.Index(record.genes))
+        except ValueError as error:
+            if self.on_error == "raise":
+                raise ValueError(f"{record.path} cannot be used: {error}") from error
+            return str(error)
+        return ""
+
+    def _some(self, records: list[SectionRecord], reasons: list[str]) -> list[SectionRecord]:
+        if not records:
+            why = next(reason for reason in reasons if reason)
+            raise ValueError(f"None of the {len(reasons)} sections can be used; the first: {why}")
+        return records
+
+    def _report(self, given: pd.DataFrame, reasons: list[str]) -> None:
+        self.report = given[[_SAMPLE, _PATH]].assign(
+            status=["skipped" if why else "used" for why in reasons], reason=reasons
+        )
+        for path, why in zip(given[_PATH], reasons, strict=True):
+            if why:
+                logger.warning(f"Skipped {path}: {why}")
+
+    def _count_genes(self) -> tuple[np.ndarray, np.ndarray]:
+        known, totals = zip(*(gene_totals(record, self.genes) for record in self._records), strict=True)
+        return np.array(known), np.array(totals)
+
+    def _describe(self, given: pd.DataFrame) -> pd.DataFrame:
+        return given.reset_index(drop=True).assign(
+            n_spots=self.sizes,
+            n_genes=self._known.sum(axis=1),
+            sha256=[record.sha256 for record in self._records],
+            graph=[record.graph_kind for record in self._records],
+        )
+
+
+def _with_shared_names(found: list[tuple[SectionRecord | None, str]]) -> list[tuple[SectionRecord | None, str]]:
+    """Let sections of one panel share one array of names: of hundreds, those arrays would be most of the index."""
+    arrays: dict[bytes, np.ndarray] = {}
+    return [
+        (record and replace(record, genes=arrays.setdefault(record.genes.tobytes(), record.genes)), reason)
+        for record, reason in found
+    ]
+
+
+def section_table(sections: str | Path | Iterable[str | Path] | pd.DataFrame) -> pd.DataFrame:
+    """Return the sections as a table with the columns `path` and `sample`."""
+    if isinstance(sections, pd.DataFrame):
+        table = sections.copy()
+    elif isinstance(sections, str | Path):
+        table = _table_at(Path(sections))
+    else:
+        table = pd.DataFrame({_PATH: list(sections)})
+    if _PATH not in table:
+        raise MissingKeyError(f"The table of sections has no column {_PATH!r}; it has {list(table)}.")
+    if not len(table):
+        raise FileNotFoundError(f"There are no sections in {sections!r}: no .h5ad, no .zarr, no Space Ranger folder.")
+    table[_PATH] = [str(path) for path in table[_PATH]]
+    if _SAMPLE not in table:
+        table.insert(0, _SAMPLE, [Path(path).stem for path in table[_PATH]])
+    doubles = table[_SAMPLE][table[_SAMPLE].duplicated()]
+    if len(doubles):
+        raise ValueError(
+            f"The name {doubles.iloc[0]!r} stands for several sections; name them in a column {_SAMPLE!r}."
+        )
+    return table
+
+
+def _table_at(path: Path) -> pd.DataFrame:
+    if path.suffix == ".csv":
+        table = pd.read_csv(path)
+        if _PATH in table:
+            table[_PATH] = [str(path.parent / entry) for entry in table[_PATH]]
+        return table
+    if path.exists() and is_section(path):
+        return pd.DataFrame({_PATH: [path]})
+    found = path.iterdir() if path.is_dir() else (Path(name) for name in glob(str(path), recursive=True))
+    return pd.DataFrame({_PATH: sorted(entry for entry in found if is_section(entry))})
+
+
+def registry_of(state: dict[str, Any], keys: SectionKeys) -> dict[str, Any]:
+    """Return the registry of a model that was set up without an AnnData."""
+    fields = model_fields(**vars(keys))
+    states = {REGISTRY_KEYS.X_KEY: state}
+    manager = AnnDataManager(
+        fields, {"model_name": "SAGEFM", "setup_method_name": "setup_anndata", "setup_args": vars(keys)}
+    )
+    for field in fields:
+        manager.registry["field_registries"][field.registry_key] = {
+            "data_registry": field.get_data_registry(),
+            "state_registry": states.get(field.registry_key, {}),
+            "summary_stats": field.get_summary_stats(states.get(field.registry_key, {})),
+        }
+    return manager.registry

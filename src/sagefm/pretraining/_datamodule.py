@@ -1,0 +1,364 @@
+"""A Lightning data module over a corpus: the same batches whatever the number of workers and devices, resumable."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import cached_property, lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from lightning import LightningDataModule, Trainer
+from scvi import REGISTRY_KEYS, settings
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from sagefm._data import (
+    KNOWN_KEY,
+    MEAN_KEY,
+    N_NEIGHBORS_KEY,
+    NEIGHBORS_KEY,
+    SCALE_KEY,
+    NeighborhoodDataset,
+    Spots,
+    normalization_of,
+)
+from sagefm._errors import MissingKeyError
+from sagefm._logging import logger
+from sagefm._normalization import Normalization
+from sagefm._splitting import whole_groups
+from sagefm.pretraining._corpus import READING_ERRORS, Corpus
+from sagefm.pretraining._schedule import Schedule, batches_per_shard, schedule
+
+Batch = dict[str, Any]
+SEED_KEY = "seed"
+
+
+class CorpusBatches(Dataset):
+    """Batches of a corpus by epoch and number: `batches[epoch, step]`.
+
+    Parameters
+    ----------
+    corpus
+        Where the sections are.
+    sections
+        Numbers of the sections to take.
+    normalization
+        The model's normalisation.
+    batch_size, n_shards, buffer_size, seed
+        As in :class:`CorpusDataModule`.
+    n_held
+        Sections that this process holds at most.
+    """
+
+    def __init__(
+        self,
+        corpus: Corpus,
+        sections: np.ndarray,
+        normalization: Normalization,
+        *,
+        batch_size: int,
+        n_shards: int,
+        buffer_size: int,
+        seed: int,
+        n_held: int,
+    ) -> None:
+        self.corpus, self.sections, self.normalization = corpus, sections, normalization
+        self.n_shards, self.seed, self.n_held = n_shards, seed, n_held
+        self._plan = {"batch_size": batch_size, "n_shards": n_shards, "buffer_size": buffer_size, "seed": seed}
+        self.n_batches = n_shards * batches_per_shard(corpus.sizes[sections], n_shards, batch_size)
+
+    def __len__(self) -> int:
+        return self.n_batches
+
+    def __getitem__(self, key: tuple[int, int]) -> Batch:
+        epoch, step = key
+        shard, number = step % self.n_shards, step // self.n_shards
+        plan = self._schedules(epoch, shard)
+        batch = self._filled(self.sections[plan.sections[number]], plan.rows[number])
+        # One number fixes the masks and the dropout of the batch.
+        batch[SEED_KEY] = int(np.random.SeedSequence([self.seed, epoch, step]).generate_state(1)[0])
+        return batch
+
+    def _filled(self, sections: np.ndarray, rows: np.ndarray) -> Batch:
+        """Collect the spots; those of a section that cannot be read stay empty, no gene known, and teach nothing."""
+        shape = (len(rows), len(self.corpus.genes))
+        batch = {
+            REGISTRY_KEYS.X_KEY: np.zeros(shape, np.float32),
+            NEIGHBORS_KEY: np.zeros(shape, np.float32),
+            N_NEIGHBORS_KEY: np.zeros((len(rows), 1), np.float32),
+            KNOWN_KEY: np.zeros(shape, bool),
+        }
+        if self.normalization.gene_mean is not None:
+            batch |= {MEAN_KEY: np.zeros(shape, np.float32), SCALE_KEY: np.ones(shape, np.float32)}
+        for section in np.unique(sections):
+            spots = self._open(int(section))
+            places = np.flatnonzero(sections == section)
+            if spots is not None:
+                for name, values in NeighborhoodDataset(spots)[rows[places].tolist()].items():
+                    batch[name][places] = values
+        return batch
+
+    # Both caches are made in the process that uses them, a worker's own.
+    @cached_property
+    def _schedules(self) -> Any:
+        plan = self._plan
+
+        @lru_cache(maxsize=self.n_shards)
+        def cached(epoch: int, shard: int) -> Schedule:
+            return schedule(self.corpus.sizes[self.sections], epoch=epoch, shard=shard, **plan)
+
+        return cached
+
+    @cached_property
+    def _open(self) -> Any:
+        return lru_cache(maxsize=self.n_held)(self._open_or_skip)
+
+    def _open_or_skip(self, section: int) -> Spots | None:
+        try:
+            return self.corpus.open(section, self.normalization)
+        except READING_ERRORS as error:
+            if self.corpus.on_error == "raise":
+                raise
+            logger.warning(f"Skipped {self.corpus.table['path'][section]} in training: {error}")
+            return None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name not in ("_schedules", "_open")}
+
+
+class StepSampler(Sampler):
+    """Epoch and number of the batches of one rank, from the batch that training has come to."""
+
+    def __init__(self, n_batches: int, rank: int, world_size: int, progress: Any = None) -> None:
+        self.n_steps, self.rank, self.world_size, self._progress = n_batches // world_size, rank, world_size, progress
+
+    def __len__(self) -> int:
+        return self.n_steps
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        # Lightning counts the batches that were trained on, over epochs and restarts.
+        done = 0 if self._progress is None else self._progress.total.processed
+        for number in range(done, done + self.n_steps):
+            epoch, step = divmod(number, self.n_steps)
+            yield epoch, self.rank + self.world_size * step
+
+
+class ResumableLoader(DataLoader):
+    """A loader that goes on in the middle of an epoch, as its sampler does; Lightning tells by the methods."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return nothing: the trainer's own count of batches is enough."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take nothing."""
+
+
+class CorpusDataModule(LightningDataModule):
+    """Batches of a corpus for `SAGEFM.train(datamodule=...)`, sections read lazily and mixed over a buffer.
+
+    The order of the batches follows from `seed`, the epoch, `batch_size`, `buffer_size` and `n_shards`. Sections are
+    dealt to shards anew in every epoch; each worker of each device reads the sections of its own shards. Batch number
+    t comes from shard t modulo `n_shards` and goes to device t modulo the number of devices: so with the same
+    `n_shards` one device that accumulates the gradients of two batches does what two devices do. All devices get the
+    same number of batches, whatever the sizes of the sections: a shard that runs short begins again, one that has more
+    drops the rest, others in every epoch. A run resumed from a checkpoint goes on with the batch that came next; masks
+    and dropout follow from the batch.
+
+    Parameters
+    ----------
+    corpus
+        The sections.
+    batch_size
+        Spots in a batch of one device.
+    buffer_size
+        Sections that the spots of a shard are mixed over. Each worker holds one more than that for each of its shards,
+        whatever the size of the corpus.
+    n_shards
+        Parts that the sections are dealt to: a multiple of devices times workers; by default just that.
+    num_workers
+        Processes for each device that read sections and make batches; with 0 the training process does.
+    validation_size, test_size
+        Share of the spots to validate on and to hold out, about, in whole sections or groups.
+    group_key
+        Column of `corpus.table` whose values are kept together by the split, such as `patient`.
+    split_key
+        Column of `corpus.table` with `"train"`, `"validation"` or `"test"` for each section, instead of shares.
+    seed
+        Seed of the split and of the order; `scvi.settings.seed`, or else 0, by default.
+
+    Attributes
+    ----------
+    train_sections, validation_sections, test_sections
+        Numbers of the sections, as rows of `corpus.table`.
+
+    Raises
+    ------
+    KeyError
+        If a column is not in the table.
+    ValueError
+        If there is nothing to train on, or the numbers do not go together.
+
+    Examples
+    --------
+    >>> import sagefm
+    >>> folder = getfixture("tmp_path")
+    >>> for seed in range(4):
+    ...     section = sagefm.datasets.simulated_tissue(8, 8, n_genes=100, seed=seed)
+    ...     section.write_h5ad(folder / f"section_{seed}.h5ad")
+    >>> corpus = sagefm.pretraining.Corpus(folder)
+    >>> data = sagefm.pretraining.CorpusDataModule(corpus, batch_size=16, validation_size=0.25)
+    >>> model = sagefm.SAGEFM(registry=corpus.registry)
+    >>> model.train(max_epochs=1, datamodule=data, enable_progress_bar=False)
+    >>> model.get_latent_representation(section).shape == (section.n_obs, 32)
+    True
+    """
+
+    def __init__(
+        self,
+        corpus: Corpus,
+        *,
+        batch_size: int = 128,
+        buffer_size: int = 4,
+        n_shards: int | None = None,
+        num_workers: int = 0,
+        validation_size: float = 0.1,
+        test_size: float = 0.0,
+        group_key: str | None = None,
+        split_key: str | None = None,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__()
+        for name, value, least in (
+            ("batch_size", batch_size, 1),
+            ("buffer_size", buffer_size, 1),
+            ("num_workers", num_workers, 0),
+        ):
+            if value < least:
+                raise ValueError(f"{name}={value!r} must be at least {least}.")
+        self.corpus, self.normalization = corpus, normalization_of(corpus.registry, "size")
+        self.batch_size, self.buffer_size, self.n_shards, self.num_workers = (
+            batch_size,
+            buffer_size,
+            n_shards,
+            num_workers,
+        )
+        self.seed = (settings.seed or 0) if seed is None else seed
+        parts = (
+            _named_split(_column(corpus, split_key))
+            if split_key
+            else _random_split(corpus, group_key, (validation_size, test_size), self.seed)
+        )
+        self.train_sections, self.validation_sections, self.test_sections = parts
+        if not len(self.train_sections):
+            raise ValueError(f"Of {len(corpus)} sections none is left to train on.")
+
+    @property
+    def n_train(self) -> int:
+        """Number of spots to train on."""
+        return int(self.corpus.sizes[self.train_sections].sum())
+
+    def train_dataloader(self) -> DataLoader:
+        """Return the batches of this device, from where training has come to."""
+        trainer = self._attached()
+        self._take_normalization(trainer.lightning_module.module)
+        rank, world_size = trainer.global_rank, trainer.world_size
+        num_workers = self._workers(world_size)
+        n_readers = world_size * max(num_workers, 1)
+        n_shards = n_readers if self.n_shards is None else self.n_shards
+        self._check_shards(n_shards, n_readers)
+        batches = self._batches(self.train_sections, n_shards, self.buffer_size, n_shards // n_readers)
+        progress = trainer.fit_loop.epoch_loop.batch_progress
+        return self._loader(batches, StepSampler(len(batches), rank, world_size, progress), num_workers)
+
+    def val_dataloader(self) -> DataLoader | list:
+        """Return the validation batches of this device, always the same."""
+        if not len(self.validation_sections):
+            return []
+        trainer = self._attached()
+        self._take_normalization(trainer.lightning_module.module)
+        rank, world_size = trainer.global_rank, trainer.world_size
+        batches = self._batches(self.validation_sections, 1, 1, 1)
+        n_batches = max(len(batches) // world_size, 1) * world_size
+        return self._loader(batches, StepSampler(n_batches, rank, world_size), min(self.num_workers, 1))
+
+    def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Seed the masks and the dropout that come next with the seed of the batch."""
+        seed = batch.pop(SEED_KEY)
+        if self._attached().training:
+            torch.manual_seed(seed)
+        return batch
+
+    def _attached(self) -> Trainer:
+        if self.trainer is None:
+            raise RuntimeError("The data module has no trainer; pass it to `SAGEFM.train(datamodule=...)`.")
+        return self.trainer
+
+    def _take_normalization(self, module: Any) -> None:
+        """Take the model's normalisation now: when a run is resumed, its moments come with the checkpoint."""
+        self.normalization = module.normalization
+
+    def _workers(self, world_size: int) -> int:
+        """Return the number of workers of a device: no more than there are sections for, where that is free."""
+        most = len(self.train_sections) // world_size
+        if self.n_shards is None and self.num_workers > max(most, 1):
+            logger.info(f"Of {self.num_workers} workers, the training sections keep {max(most, 1)} busy.")
+            return max(most, 1)
+        return self.num_workers
+
+    def _check_shards(self, n_shards: int, n_readers: int) -> None:
+        n_sections = len(self.train_sections)
+        if n_shards % n_readers or n_shards > n_sections:
+            raise ValueError(
+                f"n_shards={n_shards} does not do: it must be a multiple of devices times workers ({n_readers}), and "
+                f"at most the number of training sections ({n_sections}). Change `n_shards` or `num_workers`."
+            )
+
+    def _batches(self, sections: np.ndarray, n_shards: int, buffer_size: int, n_local: int) -> CorpusBatches:
+        return CorpusBatches(
+            self.corpus,
+            sections,
+            self.normalization,
+            batch_size=self.batch_size,
+            n_shards=n_shards,
+            buffer_size=buffer_size,
+            seed=self.seed,
+            n_held=n_local * (buffer_size + 1),
+        )
+
+    def _loader(self, batches: CorpusBatches, sampler: StepSampler, num_workers: int) -> ResumableLoader:
+        return ResumableLoader(
+            batches,
+            batch_size=None,
+            sampler=sampler,
+            num_workers=num_workers,
+            persistent_workers=num_workers > 0,
+            pin_memory=torch.cuda.is_available(),
+        )
+
+
+def _column(corpus: Corpus, key: str) -> np.ndarray:
+    if key not in corpus.table:
+        raise MissingKeyError(f"{key!r} is not a column of the table of sections; it has {list(corpus.table)}.")
+    values = corpus.table[key]
+    if values.isna().any():
+        raise ValueError(f"{int(values.isna().sum())} of {len(values)} sections have no {key!r} in the table.")
+    return values.astype(str).to_numpy()
+
+
+def _named_split(names: np.ndarray) -> tuple[np.ndarray, ...]:
+    known = ("train", "validation", "test")
+    if unknown := sorted(set(names) - set(known)):
+        raise ValueError(f"The split names {unknown}; it is 'train', 'validation' or 'test'.")
+    return tuple(np.flatnonzero(names == name) for name in known)
+
+
+def _random_split(
+    corpus: Corpus, group_key: str | None, shares: Sequence[float], seed: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    if min(shares) < 0 or sum(shares) >= 1:
+        raise ValueError(f"validation_size and test_size are {shares}: each at least 0, together below 1.")
+    groups = np.arange(len(corpus)) if group_key is None else _column(corpus, group_key)
+    held_out = whole_groups(groups, corpus.sizes, shares, np.random.default_rng(seed))
+    validation, test = (np.flatnonzero(np.isin(groups, names)) for names in held_out)
+    return np.setdiff1d(np.arange(len(corpus)), np.union1d(validation, test)), validation, test

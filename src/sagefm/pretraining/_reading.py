@@ -1,0 +1,129 @@
+"""Reading one section from disk: counts, names, places and graph, and nothing else that the file may hold."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import anndata as ad
+import h5py
+import numpy as np
+import pandas as pd
+import scanpy as sc
+import scipy.sparse as sp
+import zarr
+from anndata.utils import make_index_unique
+
+from sagefm._errors import MissingKeyError
+from sagefm._genes import gene_names
+
+SPACE_RANGER_COUNTS = "filtered_feature_bc_matrix.h5"
+
+
+@dataclass(frozen=True)
+class SectionKeys:
+    """Where a section keeps what is read of it; as in :meth:`sagefm.SAGEFM.setup_anndata`."""
+
+    layer: str | None = None
+    sample_key: str | None = None
+    spatial_key: str = "spatial"
+    neighbors_key: str = "spatial"
+    gene_symbols: str | None = None
+
+
+def is_section(path: Path) -> bool:
+    """Whether the path looks like something that :func:`read_section` reads."""
+    return path.suffix in (".h5ad", ".zarr") or (path / SPACE_RANGER_COUNTS).exists()
+
+
+def read_section(path: Path, keys: SectionKeys) -> ad.AnnData:
+    """Read a section: counts in `X` as CSR, genes in `var_names`, spots without counts left out.
+
+    `.h5ad` and `.zarr` are AnnData; another folder is taken for the output of 10x Space Ranger. Genes that share a
+    name are told apart as `adata.var_names_make_unique()` does.
+    """
+    if not path.exists():
+        raise FileNotFoundError(f"{path} is not there.")
+    adata = _anndata(path, keys) if path.suffix in (".h5ad", ".zarr") else read_space_ranger(path)
+    counts = sp.csr_matrix(adata.X, dtype=np.float32)
+    adata.X = counts
+    return adata[np.asarray(counts.sum(axis=1)).ravel() != 0].copy()  # NaN stays, to be refused by name
+
+
+def _anndata(path: Path, keys: SectionKeys) -> ad.AnnData:
+    with _opened(path) as group:
+        counts = _element(group, f"layers/{keys.layer}" if keys.layer else "X")
+        obs, var = _element(group, "obs"), _element(group, "var")
+        spatial, graph = f"obsm/{keys.spatial_key}", f"obsp/{keys.neighbors_key}_connectivities"
+        obsm = {keys.spatial_key: ad.io.read_elem(group[spatial])} if spatial in group else {}
+        obsp = {f"{keys.neighbors_key}_connectivities": ad.io.read_elem(group[graph])} if graph in group else {}
+    var.index = make_index_unique(var.index.astype(str))
+    columns = [keys.sample_key] if keys.sample_key in obs else []
+    adata = ad.AnnData(counts, obs=obs[columns], var=var, obsm=obsm, obsp=obsp)
+    adata.var = pd.DataFrame(index=_unique_names(adata, keys.gene_symbols))
+    return adata
+
+
+def _unique_names(adata: ad.AnnData, gene_symbols: str | None) -> pd.Index:
+    if gene_symbols in adata.var:
+        return make_index_unique(pd.Index(adata.var[gene_symbols].astype(str)))
+    return gene_names(adata, gene_symbols)
+
+
+def read_space_ranger(path: Path) -> ad.AnnData:
+    """Read the counts and places that 10x Space Ranger wrote to a folder, without its images."""
+    if not (path / SPACE_RANGER_COUNTS).exists():
+        raise FileNotFoundError(f"{path} is no .h5ad, no .zarr and no Space Ranger folder with {SPACE_RANGER_COUNTS}.")
+    adata = sc.read_10x_h5(path / SPACE_RANGER_COUNTS)
+    adata.var_names_make_unique()
+    adata.obsm["spatial"] = _places(path / "spatial").reindex(adata.obs_names).to_numpy()
+    return adata
+
+
+def _places(folder: Path) -> pd.DataFrame:
+    """Return column and row of each barcode in the full image; Space Ranger 1 wrote the table without a header."""
+    columns = ["barcode", "in_tissue", "array_row", "array_col", "row", "column"]
+    new, old = folder / "tissue_positions.csv", folder / "tissue_positions_list.csv"
+    table = pd.read_csv(new, names=columns, skiprows=1) if new.exists() else pd.read_csv(old, names=columns)
+    return table.set_index("barcode")[["column", "row"]]
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    if path.suffix == ".zarr":
+        yield zarr.open_group(path, mode="r")
+    else:
+        with closing(h5py.File(path, "r")) as file:
+            yield file
+
+
+def _element(group: Any, key: str) -> Any:
+    if key not in group:
+        folder = key.rpartition("/")[0]
+        there = list(group[folder]) if folder and folder in group else list(group)
+        raise MissingKeyError(f"There is no {key!r} in it; there are {there}.")
+    return ad.io.read_elem(group[key])
+
+
+def files_of(path: Path) -> list[Path]:
+    """Return the files that make up a section: itself, or all below its folder."""
+    return [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
+
+
+def stamp_of(path: Path) -> tuple[int, int]:
+    """Return size in bytes and time of the last change in nanoseconds: cheap, to tell whether it is the same file."""
+    stats = [file.stat() for file in files_of(path)]
+    return sum(stat.st_size for stat in stats), max((stat.st_mtime_ns for stat in stats), default=0)
+
+
+def checksum_of(path: Path) -> str:
+    """Return the SHA-256 of a file, or of the names and hashes of the files in a folder."""
+    if path.is_file():
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    parts = [f"{file.relative_to(path)} {checksum_of(file)}" for file in files_of(path)]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()

@@ -1,0 +1,8 @@
+"""Tools to chain after the model: spatial domains, labels, one embedding a section, ligand-receptor screens."""
+
+from sagefm.tl._annotation import AnnotationReport, annotate
+from sagefm.tl._domains import domains
+from sagefm.tl._screen import ligand_receptor_screen
+from sagefm.tl._sections import section_embedding
+
+__all__ = ["AnnotationReport", "annotate", "domains", "ligand_receptor_screen", "section_embedding"]

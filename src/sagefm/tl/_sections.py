@@ -1,0 +1,69 @@
+"""One row of numbers a section, pooled over its spots."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import pandas as pd
+from anndata import AnnData
+
+from sagefm.tl._inputs import embedded, groups, representation
+
+Statistic = Literal["mean", "std"]
+
+
+def section_embedding(
+    adata: AnnData,
+    *,
+    sample_key: str,
+    use_rep: str = "X_sagefm",
+    statistics: Sequence[Statistic] = ("mean",),
+) -> pd.DataFrame:
+    """Pool the representation of spots over each section.
+
+    Parameters
+    ----------
+    adata
+        Spots with a representation in `obsm`. Spots whose row has NaN are left out.
+    sample_key
+        Column of `obs` that tells sections apart.
+    use_rep
+        Key in `obsm` of the representation.
+    statistics
+        What to pool: `"mean"` over the spots, and `"std"`, their standard deviation, which tells how varied a section
+        is.
+
+    Returns
+    -------
+    pandas.DataFrame
+        (sections, statistics x numbers), sections in alphabetical order, columns `mean_0`, `mean_1` and so on: an `X`
+        for scikit-learn. Sections of one patient are no independent samples: cross-validate by patient.
+
+    Raises
+    ------
+    KeyError
+        If a key is not there; the message lists those that are.
+    ValueError
+        If a statistic is not known, a spot has no section, or a section has no embedded spot.
+
+    Examples
+    --------
+    >>> import sagefm
+    >>> import scanpy as sc
+    >>> adata = sagefm.datasets.simulated_tissue(12, 12, n_genes=200, n_sections=3)
+    >>> sc.pp.pca(adata, n_comps=4)
+    >>> sagefm.tl.section_embedding(adata, sample_key="sample", use_rep="X_pca", statistics=["mean", "std"]).shape
+    (3, 8)
+    """
+    if not statistics or not set(statistics) <= {"mean", "std"}:
+        raise ValueError(f"statistics={statistics!r} must be one or both of 'mean' and 'std'.")
+    values, sections = representation(adata, use_rep), groups(adata, sample_key, "sample_key")
+    rows = embedded(values, use_rep)
+    if empty := sorted(set(sections) - set(sections[rows])):
+        raise ValueError(f"Section {empty[0]!r} has no embedded spot: every row of obsm[{use_rep!r}] has NaN there.")
+    spots = pd.DataFrame(values[rows]).groupby(sections[rows])
+    # The deviation over n, not n - 1, so that a section of one spot has one: 0.
+    pooled = {"mean": spots.mean, "std": lambda: spots.std(ddof=0)}
+    table = pd.concat([pooled[name]().add_prefix(f"{name}_") for name in statistics], axis=1)
+    return table.rename_axis(sample_key)

@@ -1,0 +1,153 @@
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.dummy import DummyClassifier
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score
+
+import sagefm
+
+TISSUES = np.array(["fat", "gland", "tumour"])
+
+
+@pytest.fixture
+def patients() -> ad.AnnData:
+    """Four patients of 90 spots and three tissues; patients are shifted against one another. The last is unlabelled."""
+    rng = np.random.default_rng(0)
+    tissue = np.tile(np.repeat([0, 1, 2], 30), 4)
+    patient = np.repeat([0, 1, 2, 3], 90)
+    values = 1.5 * np.eye(3)[tissue] + 3 * rng.normal(size=(4, 3))[patient] + rng.normal(scale=0.6, size=(360, 3))
+    obs = pd.DataFrame(
+        {"truth": TISSUES[tissue], "label": TISSUES[tissue], "patient": [f"P{number}" for number in patient]},
+        index=[f"spot{number}" for number in range(360)],
+    )
+    obs.loc[obs["patient"] == "P3", "label"] = None
+    spatial = np.stack([tissue * 10 + np.tile(np.arange(30) % 6, 12), np.tile(np.arange(30) // 6, 12)], axis=1)
+    return ad.AnnData(obs=obs, obsm={"X": values, "spatial": spatial.astype(float)})
+
+
+def annotate(adata: ad.AnnData, **arguments) -> sagefm.tl.AnnotationReport:
+    return sagefm.tl.annotate(adata, "label", **{"use_rep": "X", "group_key": "patient", **arguments})
+
+
+def test_unlabelled_spots_get_the_label_of_their_tissue(patients):
+    annotate(patients, scale_by="patient", threshold=0)
+    new = patients.obs["patient"] == "P3"
+    assert (patients.obs["label_predicted"] == patients.obs["truth"])[new].mean() > 0.8
+    assert (patients.obs["label_predicted"] == patients.obs["label"])[~new].all()
+    assert patients.obs["label_predicted_confidence"].notna().equals(new)
+    probability = patients.obsm["label_predicted_probability"]
+    np.testing.assert_allclose(probability[new].sum(axis=1), 1)
+    assert probability[~new].isna().all(axis=None)
+
+
+def test_scores_are_those_of_groups_never_seen(patients):
+    """Labels that follow the patient alone: perfect in sample, worthless for a patient left out."""
+    noise = np.random.default_rng(1)
+    patients.obs["label"] = TISSUES[noise.integers(0, 3, 360)]
+    patients.obsm["X"] = np.eye(360)  # lets a probe learn every spot by heart
+    report = annotate(patients, classifier=LogisticRegression(C=1e6))
+    assert report.accuracy < 0.45
+
+
+def test_standardisation_within_patients_undoes_their_shift(patients):
+    raw, scaled = annotate(patients), annotate(patients, scale_by="patient")
+    assert scaled.macro_f1 > raw.macro_f1 + 0.1
+    assert scaled.accuracy > 0.8
+
+
+def test_the_report_agrees_with_scikit_learn(patients):
+    report = annotate(patients, scale_by="patient", threshold=0.6)
+    truth, found = report.predictions["label"], report.predictions["prediction"]
+    assert report.accuracy == pytest.approx(accuracy_score(truth, found))
+    assert report.balanced_accuracy == pytest.approx(balanced_accuracy_score(truth, found))
+    assert report.macro_f1 == pytest.approx(f1_score(truth, found, average="macro"))
+    assert report.confusion.to_numpy().trace() == (truth == found).sum()
+    kept = report.predictions["confidence"] >= 0.6
+    assert report.share_kept == pytest.approx(kept.mean())
+    assert report.accuracy_kept == pytest.approx((truth == found)[kept].mean())
+    assert report.per_class["n"].tolist() == [90, 90, 90] and (report.per_class["n_groups"] == 3).all()
+    assert report.per_group.index.tolist() == ["P0", "P1", "P2"]
+    assert report.per_group["accuracy"].mean() == pytest.approx(report.accuracy)
+    assert f"accuracy {report.accuracy:.3f}" in str(report)
+
+
+def test_calibration_error_of_a_probe_that_is_always_sure(patients):
+    sure = annotate(patients, classifier=DummyClassifier(strategy="most_frequent"))
+    assert sure.calibration_error == pytest.approx(1 - sure.accuracy) == pytest.approx(2 / 3)
+    shares = annotate(patients, classifier=DummyClassifier(strategy="prior"))
+    assert shares.calibration_error == pytest.approx(0)
+    assert shares.accuracy == pytest.approx(shares.majority_accuracy)
+
+
+def test_below_the_threshold_it_abstains(patients):
+    annotate(patients, scale_by="patient", threshold=0.7)
+    new = patients.obs[patients.obs["patient"] == "P3"]
+    unsure = new["label_predicted_confidence"] < 0.7
+    assert 0 < unsure.sum() < len(new)
+    assert new["label_predicted"].isna().equals(unsure)
+
+
+def test_a_class_of_one_patient_cannot_be_told_there(patients):
+    patients.obs.loc[(patients.obs["patient"] == "P0") & (patients.obs["label"] == "fat"), "label"] = "nerve"
+    report = annotate(patients, scale_by="patient")
+    assert report.per_class.loc["nerve", ["recall", "n_groups"]].tolist() == [0, 1]
+    assert report.predictions.loc[report.predictions["label"] == "nerve", "nerve"].eq(0).all()
+
+
+def test_one_section_is_cross_validated_by_blocks_of_tissue(patients):
+    alone = patients[patients.obs["patient"] == "P0"].copy()
+    alone.obs.loc[alone.obs_names[::2], "label"] = None
+    report = annotate(alone, group_key=None)
+    assert len(report.per_group) == 5
+    assert len(report.predictions) == 45
+    assert alone.obs["label_predicted_confidence"].notna().sum() == 45
+
+
+def test_spots_that_were_not_embedded_stay_out(patients):
+    patients.obsm["X"][[0, 300]] = np.nan
+    report = annotate(patients, scale_by="patient", threshold=0)
+    assert "spot0" not in report.predictions.index
+    assert pd.isna(patients.obs.loc["spot300", "label_predicted"])
+    assert patients.obs.loc["spot0", "label_predicted"] == "fat"
+
+
+def test_categorical_labels_and_files(patients, tmp_path):
+    patients.obs["label"] = patients.obs["label"].astype("category").cat.add_categories("unused")
+    annotate(patients, key_added="tissue")
+    assert patients.obs["tissue"].cat.categories.tolist() == list(TISSUES)
+    patients.write_h5ad(tmp_path / "a.h5ad")
+    assert (ad.read_h5ad(tmp_path / "a.h5ad").obsm["tissue_probability"].columns == TISSUES).all()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"use_rep": "X_none"}, KeyError, "use_rep='X_none' is not in obsm"),
+        ({"group_key": "donor"}, KeyError, "group_key='donor' is not a column of obs"),
+        ({"scale_by": "donor"}, KeyError, "scale_by='donor' is not a column of obs"),
+        ({"threshold": 2}, ValueError, "threshold=2 must lie between 0 and 1"),
+    ],
+)
+def test_bad_arguments_are_refused(patients, arguments, error, message):
+    with pytest.raises(error, match=message):
+        annotate(patients, **arguments)
+
+
+def test_labels_that_teach_nothing_are_refused(patients):
+    with pytest.raises(KeyError, match="labels_key='none' is not a column of obs"):
+        sagefm.tl.annotate(patients, "none", use_rep="X")
+    one = patients[patients.obs["patient"] == "P0"].copy()
+    with pytest.raises(ValueError, match="All labelled spots are of one group, 'P0'"):
+        annotate(one)
+    only_first = patients.copy()
+    only_first.obs.loc[only_first.obs["patient"] != "P0", "label"] = "fat"
+    with pytest.raises(ValueError, match="Outside group 'P0' all labelled spots are 'fat'"):
+        annotate(only_first)
+    patients.obs["label"] = "fat"
+    with pytest.raises(ValueError, match="has 1 class"):
+        annotate(patients)
+    del one.obsm["spatial"]
+    with pytest.raises(KeyError, match="neither group_key nor obsm"):
+        annotate(one, group_key=None)

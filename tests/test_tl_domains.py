@@ -1,0 +1,135 @@
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.sparse as sp
+from sklearn.metrics import adjusted_rand_score
+
+import sagefm
+
+
+@pytest.fixture
+def grid() -> ad.AnnData:
+    """Two square sections of 20 by 20 spots, each of four quarters that noise all but hides in a single spot."""
+    row, col = (index.ravel() for index in np.mgrid[:20, :20])
+    quarter = 2 * (row >= 10) + (col >= 10)
+    rng = np.random.default_rng(0)
+    centers = 1.5 * np.eye(4)
+    names = [f"{section}_{spot}" for section in "ab" for spot in range(400)]
+    obs = pd.DataFrame({"quarter": np.tile(quarter, 2).astype(str), "sample": np.repeat(["a", "b"], 400)}, index=names)
+    values = centers[np.tile(quarter, 2)] + rng.normal(size=(800, 4))
+    near = (np.abs(row[:, None] - row) + np.abs(col[:, None] - col)) == 1
+    graph = sp.block_diag([near, near], format="csr", dtype=np.float32)
+    return ad.AnnData(obs=obs, obsm={"X": values}, obsp={"spatial_connectivities": graph})
+
+
+def ari(adata: ad.AnnData, key: str = "domain") -> float:
+    return adjusted_rand_score(adata.obs["quarter"], adata.obs[key].astype(str))
+
+
+def test_smoothing_finds_what_noise_hides(grid):
+    sagefm.tl.domains(grid, 4, use_rep="X", smooth=0, key_added="raw")
+    sagefm.tl.domains(grid, 4, use_rep="X", smooth=2)
+    assert ari(grid, "raw") < 0.6
+    assert ari(grid) > 0.85
+
+
+def test_leiden_finds_the_asked_number(grid):
+    sagefm.tl.domains(grid, 4, use_rep="X", method="leiden", smooth=2)
+    assert grid.obs["domain"].nunique() == 4
+    assert ari(grid) > 0.8
+
+
+def test_leiden_says_when_no_resolution_gives_the_number(grid):
+    grid.obsm["X"] = np.repeat(np.eye(2), 400, axis=0) * 100 + np.random.default_rng(0).normal(size=(800, 2))
+    with pytest.warns(UserWarning, match="No resolution of Leiden gives 1 domains; took 2"):
+        sagefm.tl.domains(grid, 1, use_rep="X", method="leiden", smooth=0)
+
+
+@pytest.mark.parametrize("method", ["gmm", "leiden"])
+def test_the_number_of_domains_is_found_by_stability(grid, method):
+    sagefm.tl.domains(grid, range(2, 8), use_rep="X", method=method, smooth=2)
+    stability = grid.uns["domain"]["stability"]
+    assert grid.obs["domain"].nunique() == grid.uns["domain"]["params"]["n_domains"] == 4
+    assert stability["n_domains"].tolist() == list(range(2, 8))
+    assert stability.set_index("n_domains").loc[4, "ari"] > stability.set_index("n_domains").loc[6, "ari"]
+
+
+def test_the_seed_decides(grid):
+    for key in ("one", "two"):
+        sagefm.tl.domains(grid, 5, use_rep="X", seed=3, key_added=key)
+    assert (grid.obs["one"] == grid.obs["two"]).all()
+
+
+def test_domains_are_numbered_by_size(grid):
+    sagefm.tl.domains(grid, 6, use_rep="X")
+    assert grid.obs["domain"].cat.categories.tolist() == list("123456")
+    assert grid.obs["domain"].value_counts(sort=False).is_monotonic_decreasing
+
+
+def test_a_section_is_smoothed_as_if_it_were_alone(grid):
+    """Nothing leaks from one section to the other, nor from spots that were not embedded."""
+    grid.obsm["X"][400:] = np.nan
+    alone = grid[:400].copy()
+    for adata in (grid, alone):
+        sagefm.tl.domains(adata, 4, use_rep="X", sample_key="sample")
+    assert (grid.obs["domain"][:400].to_numpy() == alone.obs["domain"].to_numpy()).all()
+    assert grid.obs["domain"][400:].isna().all()
+
+
+def test_scaling_within_sections_undoes_a_shift_between_them(grid):
+    grid.obsm["X"][400:] = 3 * grid.obsm["X"][400:] + 20
+    sagefm.tl.domains(grid, 4, use_rep="X", smooth=2, key_added="raw")
+    sagefm.tl.domains(grid, 4, use_rep="X", smooth=2, scale_by="sample")
+    assert ari(grid, "raw") < 0.6
+    assert ari(grid) > 0.85
+
+
+def test_wide_and_sparse_representations_are_reduced(grid):
+    wide = np.hstack([grid.obsm["X"], np.random.default_rng(1).normal(scale=0.01, size=(800, 60))])
+    grid.obsm["wide"] = sp.csr_matrix(wide)
+    sagefm.tl.domains(grid, 4, use_rep="wide", smooth=2)
+    assert ari(grid) > 0.85
+
+
+def test_the_result_survives_a_file(grid, tmp_path):
+    sagefm.tl.domains(grid, [3, 4], use_rep="X")
+    grid.write_h5ad(tmp_path / "a.h5ad")
+    read = ad.read_h5ad(tmp_path / "a.h5ad")
+    assert read.uns["domain"]["stability"].equals(grid.uns["domain"]["stability"])
+    assert (read.obs["domain"] == grid.obs["domain"]).all()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"use_rep": "X_none"}, KeyError, "use_rep='X_none' is not in obsm; it has"),
+        ({"neighbors_key": "none"}, KeyError, "no neighbour graph 'none_connectivities'"),
+        ({"sample_key": "none"}, KeyError, "sample_key='none' is not a column of obs"),
+        ({"method": "kmeans"}, ValueError, "method='kmeans' is not known"),
+        ({"n_domains": 0}, ValueError, "must lie between 1 and 800"),
+        ({"n_domains": [3, 801]}, ValueError, "must lie between 1 and 640"),
+        ({"n_domains": []}, ValueError, "n_domains=\\[\\] must lie"),
+        ({"smooth": -1}, ValueError, "smooth=-1 must be a number of rounds"),
+    ],
+)
+def test_bad_arguments_are_refused_with_what_to_do(grid, arguments, error, message):
+    with pytest.raises(error, match=message):
+        sagefm.tl.domains(grid, **{"n_domains": 3, "use_rep": "X", **arguments})
+
+
+def test_an_edge_between_sections_is_refused(grid):
+    graph = grid.obsp["spatial_connectivities"].tolil()
+    graph[0, 799] = 1
+    grid.obsp["spatial_connectivities"] = graph.tocsr()
+    with pytest.raises(ValueError, match="join spots of different sections"):
+        sagefm.tl.domains(grid, 3, use_rep="X", sample_key="sample")
+
+
+def test_a_representation_of_nothing_is_refused(grid):
+    grid.obsm["X"][:] = np.nan
+    with pytest.raises(ValueError, match=r"Every row of obsm\['X'\] has NaN"):
+        sagefm.tl.domains(grid, 3, use_rep="X")
+    grid.obsm["X"][:] = np.inf
+    with pytest.raises(ValueError, match="infinite"):
+        sagefm.tl.domains(grid, 3, use_rep="X")
