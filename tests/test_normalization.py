@@ -12,6 +12,7 @@ from hypothesis.extra.numpy import arrays
 import sagefm
 from sagefm._module import MaskedCenterModule
 from sagefm._normalization import Normalization
+from sagefm._units import Units
 
 N_SPOTS, N_GENES = 4, 6
 PROFILE = np.array([0.3, 0.25, 0.2, 0.15, 0.1, 0], dtype=np.float32)  # the last gene was never counted
@@ -140,13 +141,13 @@ def test_counts_that_are_seen_do_change_the_others():
 def test_masked_counts_of_a_centre_do_not_reach_the_network(method):
     torch.manual_seed(0)
     module = MaskedCenterModule(
-        normalization(method), [N_GENES, 5, 3], conv="sage", dropout_rate=0, mask_fraction=0.3
+        normalization(method), [N_GENES, 5, 3], conv="sage", dropout_rate=0, mask_fraction=0.3, scale_genes=False
     )
     counts, mask = torch.poisson(torch.full((9, N_GENES), 5.0)), torch.rand(9, N_GENES) < 0.5
     known, neighbors = torch.ones(9, N_GENES, dtype=torch.bool), torch.rand(9, N_GENES)
     n_neighbors = torch.full((9, 1), 6.0)
-    latent = module.inference(counts, mask, known, neighbors, n_neighbors)["z"]
-    other = module.inference(counts + 1000 * mask, mask, known, neighbors, n_neighbors)["z"]
+    latent = module.inference(counts, mask, known, neighbors, n_neighbors, Units())["z"]
+    other = module.inference(counts + 1000 * mask, mask, known, neighbors, n_neighbors, Units())["z"]
     assert torch.equal(latent, other)
 
 

@@ -253,7 +253,7 @@ def test_planted_effects_are_found():
     planted = adata.uns["simulated_tissue"]["interactions"]
     table = model.perturb(pairs=planted, n_controls=30)
     assert (np.sign(table["effect"]) == planted["sign"].to_numpy()).all()
-    assert table["control_percentile"].mean() > 80
+    assert table["control_percentile"].median() > 90
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ from torch_geometric.nn import GCNConv
 
 import sagefm
 from sagefm._inference import OnePass
+from sagefm._units import Units
 
 GRAPH = "spatial_knn14_connectivities"
 ROUNDING = 1e-5  # of float32, relative to the largest number of an array
@@ -126,7 +127,7 @@ def assert_exact(model: sagefm.SAGEFM, adata: ad.AnnData, weights: Weights, cent
 
     embedding, predicted = published(weights, nodes)
     assert_same(model.get_latent_representation(indices=centers, key_added=None), embedding)
-    assert_same(model.module.decode(torch.from_numpy(embedding)).detach().numpy(), predicted)
+    assert_same(model.module.decode(torch.from_numpy(embedding), Units()).detach().numpy(), predicted)
 
     mask = np.zeros(adata.shape, dtype=bool)
     mask[centers] = rng.random((len(centers), adata.n_vars)) < 0.3

@@ -20,6 +20,7 @@ from sagefm._counts import CHUNK, in_memory, one_value_an_entry, read_rows
 from sagefm._fields import GRAPH_KEY, SECTION_KEY, CountsField
 from sagefm._genes import gene_names, match_genes
 from sagefm._graph import neighbor_mean_operator
+from sagefm._mudata import unwrapped
 from sagefm._normalization import Normalization
 from sagefm._units import GeneUnits, Units, gene_units
 
@@ -49,8 +50,8 @@ class Spots:
     """
 
     def __init__(self, manager: AnnDataManager, normalization: Normalization, hidden: np.ndarray | None = None) -> None:
-        fields = {field.registry_key: field for field in manager.fields}
-        self.adata: AnnData = manager.adata
+        self.adata, modality_fields = unwrapped(manager)
+        fields = {field.registry_key: field for field in modality_fields}
         self.genes = pd.Index(manager.get_state_registry(REGISTRY_KEYS.X_KEY)[CountsField.COLUMN_NAMES_KEY])
         self.normalization = normalization
         self.sections: np.ndarray = fields[SECTION_KEY].sections(self.adata)

@@ -18,7 +18,7 @@ from sagefm._model import SAGEFM
 from sagefm._weights import CARD, located, read_card
 from sagefm.pretraining._corpus import READING_ERRORS
 from sagefm.pretraining._index import graph_of
-from sagefm.pretraining._reading import SectionKeys, checksum_of, read_section, read_space_ranger
+from sagefm.pretraining._reading import SectionKeys, checksum_of, read_section, read_space_ranger, sections_of
 from sagefm.pretraining._spots import SectionSpots
 
 ABOUT = "sagefm"  # key in uns that tells what an embedding was made of
@@ -104,7 +104,7 @@ def _embed(model: SAGEFM, path: Path, keys: SectionKeys) -> np.ndarray:
     section = read_section(path, keys)
     checked_totals(section.X, "the matrix of counts")
     graph, _ = graph_of(section, keys)
-    spots = SectionSpots(section, graph, model.genes, model.module.normalization)
+    spots = SectionSpots(section, graph, sections_of(section, keys), model.genes, model.module.normalization)
     return OnePass(model.module, spots).latent(np.arange(spots.n_obs)).float().cpu().numpy()
 
 

@@ -118,6 +118,7 @@ class ImputationMixin(BaseModelClass):
         _warn_of_unknown_entries(mask, spots, rows)
         values = np.full((len(rows), spots.adata.n_vars), np.nan, dtype=np.float32)
         columns = spots.columns[spots.known]
+
         def masks(piece: np.ndarray) -> np.ndarray:
             return model_mask(mask, piece, spots)
 

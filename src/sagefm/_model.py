@@ -12,6 +12,7 @@ import rich.pretty  # noqa: F401 -- scvi-tools' view_anndata_setup uses it witho
 import torch
 from anndata import AnnData
 from lightning import LightningDataModule
+from mudata import MuData
 from scvi import REGISTRY_KEYS, settings
 from scvi.data import AnnDataManager
 from scvi.model.base import BaseModelClass, UnsupervisedTrainingMixin
@@ -23,12 +24,13 @@ from sagefm._imputation import ImputationMixin, checked_rows
 from sagefm._inference import OnePass
 from sagefm._influence import InfluenceMixin
 from sagefm._module import MaskedCenterModule
+from sagefm._mudata import MuDataMixin, refuse_mudata, write_to_mudata
 from sagefm._perturbation import PerturbationMixin
 from sagefm._pyg import ego_graphs
 from sagefm._recovery import RecoveryMixin
 from sagefm._reference import ReferenceMixin
 from sagefm._splitting import SectionSplitter
-from sagefm._training import BestWeights, MaskedCenterPlan
+from sagefm._training import BestWeights, FiniteLoss, MaskedCenterPlan, stopped_safely
 from sagefm._weights import WeightsMixin
 from sagefm.pretraining import CorpusDataModule
 
@@ -44,6 +46,7 @@ class SAGEFM(
     RecoveryMixin,
     PerturbationMixin,
     InfluenceMixin,
+    MuDataMixin,
     WeightsMixin,
     ReferenceMixin,
     UnsupervisedTrainingMixin,
@@ -59,7 +62,7 @@ class SAGEFM(
     Parameters
     ----------
     adata
-        AnnData registered with :meth:`setup_anndata`.
+        AnnData registered with :meth:`setup_anndata`, or MuData with :meth:`setup_mudata`.
     conv
         `"sage"`: own weights for the spot and for the mean of its neighbours, then dense layers. `"gcn"`: the spot
         averaged in with its neighbours, in every layer.
@@ -198,6 +201,7 @@ class SAGEFM(
         True
         """
         setup_method_args = cls._get_setup_method_args(**locals())
+        refuse_mudata(adata)
         fields = model_fields(layer, sample_key, spatial_key, neighbors_key, gene_symbols)
         manager = AnnDataManager(fields=fields, setup_method_args=setup_method_args)
         manager.register_fields(adata, **kwargs)
@@ -270,6 +274,13 @@ class SAGEFM(
         ------
         ValueError
             If `train_size` or `validation_size` is out of range.
+        RuntimeError
+            If the loss is no number any more; the model has the weights from before, or the best so far.
+        torch.OutOfMemoryError
+            If the GPU has too little memory; the message names a smaller `batch_size`.
+        KeyboardInterrupt
+            On Ctrl-C. The model has the best weights so far, or, without early stopping, the last ones, and can be used
+            if an epoch was finished.
         """
         if datamodule is None:
             spots = self._spots_of(None)
@@ -295,20 +306,22 @@ class SAGEFM(
             early_stopping = early_stopping and n_validation > 0
             max_epochs = max_epochs or int(np.clip(_SPOTS_TO_SEE / n_obs, 10, 400))
             early_stopping_patience = early_stopping_patience or max(3, _SPOTS_TO_WAIT // n_obs)
-        callbacks = [*(trainer_kwargs.pop("callbacks", None) or []), *([BestWeights()] if early_stopping else [])]
+        callbacks = [*(trainer_kwargs.pop("callbacks", None) or []), FiniteLoss()]
+        callbacks += [BestWeights()] if early_stopping else []
         self.module.train()  # Lightning leaves a module in the mode it finds, and a getter has put it in evaluation
-        super().train(
-            max_epochs=max_epochs,
-            accelerator=accelerator,
-            devices=devices,
-            datamodule=datamodule,
-            early_stopping=early_stopping,
-            early_stopping_patience=early_stopping_patience or 10,
-            early_stopping_monitor="validation_loss",
-            plan_kwargs=plan_kwargs,
-            callbacks=callbacks,
-            **trainer_kwargs,
-        )
+        with stopped_safely(self, getattr(datamodule, "batch_size", batch_size)):
+            super().train(
+                max_epochs=max_epochs,
+                accelerator=accelerator,
+                devices=devices,
+                datamodule=datamodule,
+                early_stopping=early_stopping,
+                early_stopping_patience=early_stopping_patience or 10,
+                early_stopping_monitor="validation_loss",
+                plan_kwargs=plan_kwargs,
+                callbacks=callbacks,
+                **trainer_kwargs,
+            )
 
     def get_latent_representation(
         self,
@@ -364,6 +377,8 @@ class SAGEFM(
             written = np.full((spots.n_obs, latent.shape[1]), np.nan, dtype=np.float32)
             written[rows] = latent
             spots.adata.obsm[key_added] = written
+            if isinstance(whole := self.adata if adata is None else adata, MuData):
+                write_to_mudata(whole, spots.adata, key_added)
         return latent
 
     def to_pyg(self, indices: Sequence[int] | np.ndarray | None = None, adata: AnnData | None = None) -> list[Any]:

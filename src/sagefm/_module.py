@@ -17,7 +17,6 @@ from sagefm._data import KNOWN_KEY, MEAN_KEY, N_NEIGHBORS_KEY, NEIGHBORS_KEY, SC
 from sagefm._normalization import Normalization
 from sagefm._units import Units
 
-
 # A principal component tells this much of what it would without noise, at the start; training finds the rest.
 _SHRINKAGE = 0.3
 
@@ -81,12 +80,12 @@ class Encoder(nn.Module):
         neighbours counts half as much as the spot. Returns whether it could be done: it takes own weights for the
         spot, one hidden layer, and two hidden units a component.
         """
-        half, k = self.layer(1).out_channels // 2, len(components)
-        if self.conv != "sage" or self.n_layers != 2 or half < k:
+        first, second, k = self.conv1, self.layer(self.n_layers), len(components)
+        half = first.out_channels // 2
+        if not (isinstance(first, EgoSAGEConv) and isinstance(second, nn.Linear) and self.n_layers == 2 and half >= k):
             return False
         mixing = torch.linalg.qr(torch.randn(half, k))[0].to(components)
         pairs = torch.cat([mixing, -mixing])
-        first, second = self.layer(1), self.layer(2)
         for parameter in (*first.parameters(), *second.parameters()):
             parameter.zero_()
         first.lin_r.weight[: 2 * half] = pairs @ (components / deviation[:, None])
@@ -161,16 +160,16 @@ class MaskedCenterModule(BaseModuleClass):
     def decode(self, latent: Tensor, units: Units, genes: Tensor | None = None) -> Tensor:
         """Predict every gene, or `genes` by position, on the log scale: (n, genes)."""
         if genes is None:
-            return units.restore(self.decoder(latent)).relu_()
+            return units.restore(self.decoder(latent).float()).relu()
         predicted = nn.functional.linear(latent, self.decoder.weight[genes], self.decoder.bias[genes])
-        return units.restore(predicted, genes).relu_()
+        return units.restore(predicted.float(), genes).relu()
 
     def draw_mask(self, counts: Tensor) -> Tensor:
         """Draw which entries are masked, boolean (n, genes); always the same ones in validation."""
         generator = None if self.training else torch.Generator(counts.device).manual_seed(0)
         return torch.rand(counts.shape, device=counts.device, generator=generator) < self.mask_fraction
 
-    def _get_inference_input(self, tensors: dict[str, Tensor], **kwargs: Any) -> dict[str, Tensor]:
+    def _get_inference_input(self, tensors: dict[str, Tensor], **kwargs: Any) -> dict[str, Any]:
         counts = tensors[REGISTRY_KEYS.X_KEY]
         return {
             "counts": counts,

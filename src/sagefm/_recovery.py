@@ -134,6 +134,8 @@ class RecoveryMixin(BaseModelClass):
         def masks(piece: np.ndarray) -> np.ndarray:
             return rng.random((len(piece), len(spots.genes)), dtype=np.float32) < mask_fraction
 
+        # Masked entries count in the section's mean and deviation of a gene, which are the same for all spots: r does
+        # not see them.
         for encoded in OnePass(self.module, spots, batch_size).masked(scored, masks):
             masked = ~encoded.visible.cpu().numpy()[:, spots.known]
             predicted = self._on_truth_scale(encoded, truth.depth)[:, spots.known]

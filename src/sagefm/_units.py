@@ -21,10 +21,10 @@ _PRIOR_SPOTS = 30
 
 
 class Units(NamedTuple):
-    """Mean and scale of genes, each (n, genes) or (1, genes), on the log scale; none where genes are read as they are."""
+    """Mean and scale of genes on the log scale, each (n, genes) or (1, genes); none where genes are read as they are."""
 
-    mean: Tensor | None
-    scale: Tensor | None
+    mean: Tensor | None = None
+    scale: Tensor | None = None
 
     def standardize(self, logged: Tensor, visible: Tensor) -> Tensor:
         """Return log values, (n, genes), in these units; zero where not `visible`."""
@@ -56,7 +56,7 @@ class GeneUnits:
     def of(self, rows: np.ndarray, device: torch.device | str = "cpu") -> Units:
         """Return the units of some spots; one row for all where they are of one section."""
         if self.mean is None or self.scale is None:
-            return Units(None, None)
+            return Units()
         sections = self.section[rows]
         if len(sections) and (sections == sections[0]).all():
             sections = sections[:1]
@@ -75,7 +75,7 @@ class Sums:
         """Add spots, (rows, genes), zero where not `visible`, (genes,) or (rows, genes)."""
         sections, local = np.unique(self._section[rows], return_inverse=True)
         members = sp.csr_matrix((np.ones(len(rows)), (local, np.arange(len(rows)))), shape=(len(sections), len(rows)))
-        squares = logged.multiply(logged) if sp.issparse(logged) else logged * logged
+        squares = logged.power(2) if isinstance(logged, sp.csr_matrix) else np.square(logged)
         for sums, values in ((self.total, logged), (self.squares, squares)):
             found = members @ values
             sums[sections] += found.toarray() if sp.issparse(found) else found

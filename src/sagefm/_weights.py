@@ -17,7 +17,8 @@ import pandas as pd
 import torch
 from anndata import AnnData
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as serialized
 from scvi.model.base import BaseModelClass
 
 from sagefm._fields import CountsField
@@ -97,7 +98,7 @@ class WeightsMixin(BaseModelClass):
             folder.mkdir()
             profile = torch.from_numpy(np.array(self.module.normalization.profile, dtype=np.float32))
             state = {key: _stored(value, dtype) for key, value in self.module.state_dict().items()}
-            save_file({**state, _PROFILE: profile}, folder / WEIGHTS)
+            (folder / WEIGHTS).write_bytes(serialized({**state, _PROFILE: profile}))  # with the rights of a new file
             about = {**self._card(folder / WEIGHTS), **(card or {})}
             (folder / CARD).write_text(json.dumps(about, indent=1, default=lambda number: number.item()))
             if path.exists():

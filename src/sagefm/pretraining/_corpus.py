@@ -22,7 +22,7 @@ from sagefm._genes import match_genes
 from sagefm._logging import logger
 from sagefm._normalization import Normalization
 from sagefm.pretraining._index import SectionRecord, record_of
-from sagefm.pretraining._reading import SectionKeys, is_section, read_section, stamp_of
+from sagefm.pretraining._reading import SectionKeys, is_section, read_section, sections_of, stamp_of
 from sagefm.pretraining._spots import SectionSpots
 from sagefm.pretraining._vocabulary import gene_profile, gene_totals, shared_genes, target_depth
 
@@ -88,8 +88,8 @@ class Corpus:
     ...     section = sagefm.datasets.simulated_tissue(8, 8, n_genes=100, seed=seed)
     ...     section.write_h5ad(folder / f"section_{seed}.h5ad")
     >>> corpus = sagefm.pretraining.Corpus(folder)
-    >>> len(corpus), len(corpus.genes)
-    (3, 100)
+    >>> len(corpus), corpus.n_obs
+    (3, 144)
     >>> model = sagefm.SAGEFM(registry=corpus.registry)
     """
 
@@ -163,9 +163,7 @@ class Corpus:
         if stamp_of(record.path) != (record.size, record.modified):
             raise ValueError(f"{record.path} has changed since it was indexed; index it again.")
         adata = read_section(record.path, self._keys)
-        key = self._keys.sample_key
-        sections = adata.obs[key].astype(str).to_numpy() if key in adata.obs else np.zeros(adata.n_obs, dtype=int)
-        return SectionSpots(adata, record.graph, sections, self.genes, normalization)
+        return SectionSpots(adata, record.graph, sections_of(adata, self._keys), self.genes, normalization)
 
     def gene_moments(
         self,

@@ -68,6 +68,13 @@ def _anndata(path: Path, keys: SectionKeys) -> ad.AnnData:
     return adata
 
 
+def sections_of(adata: ad.AnnData, keys: SectionKeys) -> np.ndarray:
+    """Return the section of every spot, (n,), where the file holds several; else one for all."""
+    if keys.sample_key in adata.obs:
+        return adata.obs[keys.sample_key].astype(str).to_numpy()
+    return np.zeros(adata.n_obs, dtype=int)
+
+
 def _unique_names(adata: ad.AnnData, gene_symbols: str | None) -> pd.Index:
     if gene_symbols in adata.var:
         return make_index_unique(pd.Index(adata.var[gene_symbols].astype(str)))

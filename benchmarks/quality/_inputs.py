@@ -1,0 +1,67 @@
+"""Sections as every method gets them: raw counts, coordinates, one neighbour graph; annotations are kept apart."""
+
+import sys
+from pathlib import Path
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import scanpy as sc
+import scipy.sparse as sp
+
+import sagefm
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from _sections import FOLDER
+
+UNDETERMINED = "undetermined"  # what the pathologists of her2st wrote where they could not tell
+
+
+def joined(patterns: list[str]) -> ad.AnnData:
+    """Read sections and lay them side by side; genes that all have, spots with counts and genes with some."""
+    paths = sorted({path for pattern in patterns for path in FOLDER.glob(f"{pattern}.h5ad")})
+    if not paths:
+        raise FileNotFoundError(f"No section in {FOLDER} matches {patterns}; name the folder above with SAGEFM_DATA.")
+    parts = {path.stem: ad.read_h5ad(path) for path in paths}
+    for name, part in parts.items():
+        part.obs["sample"], part.X = name, sp.csr_matrix(part.X, dtype=np.float32)
+    adata = ad.concat(parts, join="inner", index_unique="-")
+    adata = adata[np.asarray(adata.X.sum(axis=1)).ravel() > 0]
+    adata = adata[:, np.asarray((adata.X > 0).sum(axis=0)).ravel() >= 3].copy()
+    adata.obs["patient"] = [_patient(name) for name in adata.obs["sample"]]
+    adata.obsm["spatial"] = side_by_side(np.asarray(adata.obsm["spatial"], dtype=float), adata.obs["sample"])
+    sagefm.SAGEFM.setup_anndata(adata, sample_key="sample")
+    return adata
+
+
+def _patient(section: str) -> str:
+    """Return the letter in her2st's names; elsewhere the section."""
+    study, _, name = section.partition("__")
+    return name[0] if study.startswith("her2st") else section
+
+
+def side_by_side(coordinates: np.ndarray, sections: pd.Series) -> np.ndarray:
+    """Shift sections so far apart that no spot has a near neighbour in another one."""
+    codes = pd.factorize(sections)[0]
+    extent = np.ptp(coordinates, axis=0).max()
+    return coordinates + np.stack([codes * 3 * extent, np.zeros(len(codes))], axis=1)
+
+
+def annotation(adata: ad.AnnData) -> pd.Series:
+    """Return the annotation, missing where there is none or where it is undetermined."""
+    labels = adata.obs["annotation"].astype(object)
+    return labels.where(labels.notna() & (labels != UNDETERMINED))
+
+
+def for_methods(patterns: list[str]) -> tuple[ad.AnnData, ad.AnnData]:
+    """Return the sections with everything, and what a method is given of them."""
+    adata = joined(patterns)
+    given = ad.AnnData(adata.X, obs=adata.obs[["sample"]], var=adata.var[[]], obsm={"spatial": adata.obsm["spatial"]})
+    for key in ("spatial_connectivities", "spatial_distances"):
+        given.obsp[key] = adata.obsp[key]
+    # Ranked here for all, as the ranking needs a package that not every environment has.
+    ranked = sc.pp.highly_variable_genes(given, flavor="seurat_v3", n_top_genes=given.n_vars, inplace=False)
+    given.var["variability_rank"] = ranked["highly_variable_rank"].to_numpy()
+    if "annotation" in adata.obs:
+        given.uns["n_domains"] = int(annotation(adata).nunique())
+    return adata, given

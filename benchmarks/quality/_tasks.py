@@ -1,0 +1,108 @@
+"""Tasks that score a representation: each takes one data set and yields (settings, metric, value)."""
+
+import subprocess
+import tempfile
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+from _inputs import annotation
+from _protocol import HERE, PROTOCOL
+from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
+
+import sagefm
+
+REP = "X_scored"
+Score = tuple[dict[str, Any], str, float]
+
+
+def domains(adata: ad.AnnData, result: np.ndarray, environments: Path) -> Iterator[Score]:
+    """Cluster all methods alike, into as many domains as are annotated, and compare with the annotation."""
+    truth = annotation(adata)
+    known = truth.notna().to_numpy()
+
+    def compared(labels: np.ndarray, settings: dict[str, Any]) -> Iterator[Score]:
+        yield settings, "ARI", adjusted_rand_score(truth[known], labels[known])
+        yield settings, "NMI", normalized_mutual_info_score(truth[known], labels[known])
+
+    if result.ndim == 1:  # a method that gives domains and no representation
+        yield from compared(result, {"clustering": "its own", "smooth": 0, "cluster_seed": 0})
+        return
+    adata.obsm[REP] = result
+    for smooth in PROTOCOL["domains"]["smooth"]:
+        for clustering, seeds in PROTOCOL["domains"]["cluster_seeds"].items():
+            for seed in seeds:
+                with warnings.catch_warnings():
+                    warnings.filterwarnings("ignore", message="No resolution of Leiden")
+                    sagefm.tl.domains(adata, truth.nunique(), use_rep=REP, method=clustering, smooth=smooth, seed=seed)
+                settings = {"clustering": clustering, "smooth": smooth, "cluster_seed": seed}
+                yield from compared(adata.obs["domain"].cat.codes.to_numpy(), settings)
+
+
+def annotate(adata: ad.AnnData, result: np.ndarray, environments: Path) -> Iterator[Score]:
+    """Tell the tissue of spots of a patient left out, by a logistic regression on the frozen representation."""
+    adata.obsm[REP] = result
+    labels = {"determined": annotation(adata), "all": adata.obs["annotation"].astype(object)}
+    for which, truth in labels.items():
+        adata.obs["truth"] = truth
+        for scale_by in PROTOCOL["annotation"]["scale_by"]:
+            report = sagefm.tl.annotate(adata, "truth", use_rep=REP, group_key="patient", scale_by=scale_by or None)
+            settings = {"labels": which, "scale_by": scale_by or "nothing"}
+            for metric in ("accuracy", "balanced_accuracy", "macro_f1", "majority_accuracy"):
+                yield {**settings, "average": "spots"}, metric, getattr(report, metric)
+                yield {**settings, "average": "patients"}, metric, float(report.per_group[metric].mean())
+            yield {**settings, "average": "spots"}, "calibration_error", report.calibration_error
+            for name, f1 in report.per_class["f1"].items():
+                yield {**settings, "average": f"class {name}"}, "f1", f1
+
+
+def regions(adata: ad.AnnData, result: np.ndarray, environments: Path) -> Iterator[Score]:
+    """Tell what tissue an annotated region is, from its pooled representation, the patient left out."""
+    adata.obsm[REP] = result
+    for scale_by in PROTOCOL["annotation"]["scale_by"]:
+        values = pd.DataFrame(result, index=adata.obs_names)
+        if scale_by:
+            by_section = values.groupby(adata.obs[scale_by].to_numpy())
+            values = (values - by_section.transform("mean")) / by_section.transform("std")
+        adata.obsm[REP] = values.to_numpy()
+        truth = annotation(adata)
+        region = adata.obs["sample"].astype(str) + "|" + truth.fillna("").astype(str)
+        kept = (truth.notna() & (region.map(region.value_counts()) >= PROTOCOL["regions"]["min_spots"])).to_numpy()
+        spots = adata[kept].copy()
+        spots.obs["region"] = region[kept]
+        for statistics in (["mean"], ["mean", "std"]):
+            pooled = sagefm.tl.section_embedding(spots, sample_key="region", use_rep=REP, statistics=statistics)
+            first = spots.obs.assign(truth=truth[kept]).drop_duplicates("region").set_index("region").loc[pooled.index]
+            units = ad.AnnData(obs=first[["truth", "patient"]], obsm={REP: pooled.to_numpy()})
+            report = sagefm.tl.annotate(units, "truth", use_rep=REP, group_key="patient")
+            settings = {"scale_by": scale_by or "nothing", "statistics": "+".join(statistics)}
+            for metric in ("accuracy", "balanced_accuracy", "macro_f1", "majority_accuracy"):
+                yield settings, metric, getattr(report, metric)
+            yield settings, "n_regions", float(len(units))
+
+
+def mixing(adata: ad.AnnData, result: np.ndarray, environments: Path) -> Iterator[Score]:
+    """Score with scib-metrics how patients mix and tissues stay apart; it needs an environment of its own."""
+    labels = annotation(adata)
+    known = labels.notna().to_numpy()
+    with tempfile.TemporaryDirectory() as folder:
+        source, target = Path(folder) / "scored.h5ad", Path(folder) / "scores.csv"
+        light = ad.AnnData(
+            adata.X[known], obs=pd.DataFrame({"batch": adata.obs["patient"][known], "label": labels[known].astype(str)})
+        )
+        light.obsm[REP] = result[known].astype(np.float32)
+        light.obsm["scaled"] = sagefm.tl._inputs.scaled_within(result, adata.obs["sample"].to_numpy())[known].astype(
+            np.float32
+        )
+        light.write_h5ad(source)
+        python = environments / "mofa" / "bin" / "python"
+        subprocess.run([python, HERE / "_mixing.py", source, target], check=True, capture_output=True)
+        for row in pd.read_csv(target).itertuples():
+            yield {"scale_by": "sample" if row.embedding == "scaled" else "nothing"}, row.metric, row.value
+
+
+SCORES = {"domains": domains, "annotation": annotate, "regions": regions, "mixing": mixing}

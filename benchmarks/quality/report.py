@@ -1,0 +1,204 @@
+"""Write the tables and figures of docs/benchmarks.md from the CSV files: report.py [RESULTS] [DOCUMENT].
+
+A table stands between `<!-- begin NAME -->` and `<!-- end NAME -->`, and only what is between these is replaced.
+"""
+
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from _protocol import HERE, METHODS
+
+ROWS = {
+    "neighbors": "Mean of the neighbours",
+    "regression": "Ridge regression on components",
+    **{name: entry["label"] for name, entry in METHODS.items()},
+}
+CORTEX = ["cortex_151673", "cortex_151674"]
+OURS = ("sagefm", "sagefm_pretrained")
+
+
+def main(results: Path, document: Path) -> None:
+    """Replace every table, and draw the figures beside the document; a task without a CSV file gets no table."""
+    text = document.read_text()
+    for name, (task, make) in TABLES.items():
+        scores = results / f"{task}.csv"
+        text = with_table(text, name, markdown(make(pd.read_csv(scores))) if scores.exists() else "Not measured yet.")
+    document.write_text(text)
+    if (results / "domains.csv").exists():
+        draw_domains(pd.read_csv(results / "domains.csv"), document.parent / "figures" / "benchmarks_domains.svg")
+
+
+def with_table(text: str, name: str, table: str) -> str:
+    """Put a table in its place in the text."""
+    place = re.compile(rf"(<!-- begin {name} -->\n).*?(<!-- end {name} -->)", flags=re.S)
+    if not place.search(text):
+        sys.exit(f"The document has no place for the table {name!r}.")
+    return place.sub(lambda found: f"{found[1]}{table}\n{found[2]}", text)
+
+
+# Tables ---------------------------------------------------------------------------------------------------------------
+
+
+def domains(scores: pd.DataFrame, datasets: Callable[[pd.Series], pd.Series]) -> pd.DataFrame:
+    """Return one row a method: scores over data sets, the spread over seeds, and costs."""
+    scores = scores[datasets(scores["dataset"])]
+    n_datasets = scores["dataset"].nunique()
+    mixture = scores[scores["clustering"].isin(["gmm", "its own"])]
+
+    def column(rows: pd.DataFrame, metric: str, smooth: int) -> pd.Series:
+        rows = rows[(rows["metric"] == metric) & (rows["smooth"] == smooth)]
+        by_seed = rows.groupby(["method", "dataset", "seed", "cluster_seed"])["value"].mean()
+        mean = by_seed.groupby(["method", "dataset"]).mean().groupby("method").agg(["mean", "count"])
+        spread = by_seed.groupby(["method", "dataset"]).std().groupby("method").mean().fillna(0)
+        return pd.Series(
+            {
+                name: f"{row['mean']:.3f} ± {spread[name]:.3f}" if row["count"] == n_datasets else "not all run"
+                for name, row in mean.iterrows()
+            },
+            dtype=object,
+        )
+
+    table = pd.DataFrame(
+        {
+            "ARI": column(mixture, "ARI", 0),
+            "ARI, averaged": column(mixture, "ARI", 1),
+            "NMI, averaged": column(mixture, "NMI", 1),
+            "ARI, averaged, Leiden": column(scores[scores["clustering"] == "leiden"], "ARI", 1),
+        }
+    )
+    return labelled(table.join(costs(scores), how="outer"), notes(scores))
+
+
+def annotation(scores: pd.DataFrame) -> pd.DataFrame:
+    """Return one row a method: scores on spots with a determined tissue."""
+    rows = scores[scores["labels"] == "determined"]
+
+    def column(metric: str, scale_by: str, average: str) -> pd.Series:
+        kept = rows[(rows["metric"] == metric) & (rows["scale_by"] == scale_by) & (rows["average"] == average)]
+        return kept.groupby("method")["value"].mean().map("{:.3f}".format)
+
+    table = pd.DataFrame(
+        {
+            "accuracy": column("accuracy", "sample", "spots"),
+            "balanced accuracy": column("balanced_accuracy", "sample", "spots"),
+            "macro-F1": column("macro_f1", "sample", "spots"),
+            "accuracy, mean of patients": column("accuracy", "sample", "patients"),
+            "macro-F1, mean of patients": column("macro_f1", "sample", "patients"),
+            "macro-F1, not scaled": column("macro_f1", "nothing", "spots"),
+        }
+    )
+    table.loc["majority"] = {
+        "accuracy": column("majority_accuracy", "sample", "spots").iloc[0],
+        "accuracy, mean of patients": column("majority_accuracy", "sample", "patients").iloc[0],
+    }
+    return labelled(table.join(costs(scores), how="outer"), notes(scores), {"majority": "Commonest tissue"})
+
+
+def regions(scores: pd.DataFrame) -> pd.DataFrame:
+    """Return one row a method: scores of pooled regions."""
+    kept = scores[scores["statistics"].eq("mean") & scores["scale_by"].eq("sample")]
+    table = wide(kept, ["accuracy", "balanced_accuracy", "macro_f1"])
+    table.loc["majority", "accuracy"] = wide(kept, ["majority_accuracy"]).iloc[0, 0]
+    return labelled(table, notes(scores), {"majority": "Commonest tissue"})
+
+
+def mixing(scores: pd.DataFrame, dataset: str) -> pd.DataFrame:
+    """Return one row a method: totals of scib-metrics, features scaled within sections."""
+    kept = scores[scores["dataset"].eq(dataset) & scores["scale_by"].eq("sample")]
+    return labelled(wide(kept, ["Batch correction", "Bio conservation", "Total"]), notes(scores))
+
+
+def recovery(scores: pd.DataFrame, split: str, metrics: dict[str, str]) -> pd.DataFrame:
+    """Return one row a method: scores on the sections held out."""
+    scores = scores[scores["dataset"] == split]
+    table = wide(scores, list(metrics)).rename(columns=metrics)
+    return labelled(table.join(costs(scores)), notes(scores))
+
+
+def wide(scores: pd.DataFrame, metrics: list[str]) -> pd.DataFrame:
+    """Return methods by metrics, means over seeds, as text."""
+    means = scores.groupby(["method", "metric"])["value"].mean().unstack()
+    return means.reindex(columns=metrics).map(lambda value: "" if np.isnan(value) else f"{value:.3f}")
+
+
+def costs(scores: pd.DataFrame) -> pd.DataFrame:
+    """Return processor seconds and peak memory of a method, means over the data sets and seeds of the table."""
+    runs = scores.drop_duplicates(["dataset", "method", "seed"]).groupby("method")
+    columns = {"wall, s": ("seconds", 1), "processor, s": ("cpu_seconds", 1), "peak, MiB": ("peak_mib", 1)}
+    made = {
+        title: runs[name].mean().map(lambda value: "" if np.isnan(value) else f"{value:.0f}")
+        for title, (name, _) in columns.items()
+        if name in scores
+    }
+    return pd.DataFrame(made)
+
+
+def notes(scores: pd.DataFrame) -> pd.Series:
+    """Return why a method has no scores."""
+    empty = scores[scores["metric"].isna()] if "metric" in scores else scores
+    return empty.groupby("method")["note"].first()
+
+
+def labelled(table: pd.DataFrame, why: pd.Series, more: dict[str, str] | None = None) -> pd.DataFrame:
+    """Put rows in order, under their names, with a column that says why one is empty."""
+    names = {**(more or {}), **ROWS}
+    table = table.reindex([name for name in names if name in table.index or name in why.index])
+    if len(why):
+        table["note"] = why.reindex(table.index)
+    ours = {name: f"**{names[name]}**" for name in OURS}
+    return table.fillna("").rename(index={**names, **ours}).rename_axis("").reset_index()
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """Return a table as Markdown."""
+    lines = [list(table.columns), ["---"] * table.shape[1], *table.astype(str).to_numpy().tolist()]
+    return "\n".join("| " + " | ".join(cell.replace("|", "/") for cell in line) + " |" for line in lines)
+
+
+MASKED = {
+    "top500_r": "r, 500 most expressed",
+    "median_r": "median r, all genes",
+    "share_q05": "share of genes q < 0.05",
+}
+MISSING = {"mean_r": "mean r", "median_r": "median r", "share_above_02": "share of genes r > 0.2"}
+TABLES: dict[str, tuple[str, Callable[[pd.DataFrame], pd.DataFrame]]] = {
+    "domains_cortex": ("domains", lambda scores: domains(scores, lambda names: names.isin(CORTEX))),
+    "domains_others": ("domains", lambda scores: domains(scores, lambda names: ~names.isin(CORTEX))),
+    "annotation": ("annotation", annotation),
+    "regions": ("regions", regions),
+    "mixing_breast": ("mixing", lambda scores: mixing(scores, "breast")),
+    "mixing_cortex": ("mixing", lambda scores: mixing(scores, "cortex")),
+    "recovery_breast": ("recovery", lambda scores: recovery(scores, "breast", MASKED)),
+    "recovery_cortex": ("recovery", lambda scores: recovery(scores, "cortex", MASKED)),
+    "missing_breast": ("missing_genes", lambda scores: recovery(scores, "breast", MISSING)),
+    "missing_cortex": ("missing_genes", lambda scores: recovery(scores, "cortex", MISSING)),
+}
+
+
+# Figures --------------------------------------------------------------------------------------------------------------
+
+
+def draw_domains(scores: pd.DataFrame, path: Path) -> None:
+    """Draw every clustering of the cortex sections as a dot, methods in the order of their mean."""
+    kept = scores[scores["dataset"].isin(CORTEX) & (scores["metric"] == "ARI") & (scores["clustering"] != "leiden")]
+    order = kept.groupby(["method", "smooth"])["value"].mean().groupby("method").max().sort_values().index
+    _, ax = plt.subplots(figsize=(7, 0.35 * len(order) + 1))
+    for smooth, color, name in ((0, "#0072B2", "as given"), (1, "#D55E00", "averaged over the neighbours")):
+        rows = kept[kept["smooth"] == smooth]
+        place = rows["method"].map({method: number for number, method in enumerate(order)}) + 0.15 - 0.3 * smooth
+        ax.scatter(rows["value"], place, s=12, color=color, alpha=0.6, linewidths=0, label=name)
+    ax.set(yticks=range(len(order)), yticklabels=[ROWS[name] for name in order], xlabel="adjusted Rand index, cortex")
+    ax.grid(axis="x", color="0.5", alpha=0.3)
+    ax.legend(loc="upper left", fontsize=8)
+    path.parent.mkdir(exist_ok=True)
+    plt.savefig(path, bbox_inches="tight", transparent=True, metadata={"Date": None})
+
+
+if __name__ == "__main__":
+    given = [Path(argument) for argument in sys.argv[1:]]
+    main(*given, *[HERE / "results", HERE.parents[1] / "docs" / "benchmarks.md"][len(given) :])
