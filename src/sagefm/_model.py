@@ -200,6 +200,7 @@ class SAGEFM(
         >>> "spatial_connectivities" in adata.obsp
         True
         """
+        _refuse_other_types(adata)
         setup_method_args = cls._get_setup_method_args(**locals())
         refuse_mudata(adata)
         fields = model_fields(layer, sample_key, spatial_key, neighbors_key, gene_symbols)
@@ -273,7 +274,7 @@ class SAGEFM(
         Raises
         ------
         ValueError
-            If `train_size` or `validation_size` is out of range.
+            If `max_epochs`, `train_size` or `validation_size` is out of range.
         RuntimeError
             If the loss is no number any more; the model has the weights from before, or the best so far.
         torch.OutOfMemoryError
@@ -282,6 +283,8 @@ class SAGEFM(
             On Ctrl-C. The model has the best weights so far, or, without early stopping, the last ones, and can be used
             if an epoch was finished.
         """
+        if max_epochs is not None and max_epochs < 1:
+            raise ValueError(f"max_epochs={max_epochs!r} must be a whole number, 1 or more.")
         if datamodule is None:
             spots = self._spots_of(None)
             datamodule = SectionSplitter(
@@ -322,6 +325,7 @@ class SAGEFM(
                 callbacks=callbacks,
                 **trainer_kwargs,
             )
+        self.module.settle()
 
     def get_latent_representation(
         self,
@@ -459,6 +463,7 @@ class SAGEFM(
 
     def _spots_of(self, adata: AnnData | None, hidden: np.ndarray | None = None) -> Spots:
         """Return the spots of `adata`, which is registered and checked if it is new."""
+        _refuse_other_types(adata)
         adata = self._validate_anndata(adata)
         return Spots(self.get_anndata_manager(adata, required=True), self.module.normalization, hidden)
 
@@ -476,3 +481,8 @@ def _refuse_unknown(name: str, value: object, choices: tuple[str, ...]) -> None:
 def _refuse_outside(name: str, value: float, low: float, high: float) -> None:
     if not low < value < high:
         raise ValueError(f"{name}={value!r} must lie between {max(low, 0):g} and {high:g}.")
+
+
+def _refuse_other_types(adata: object) -> None:
+    if not isinstance(adata, AnnData | None):
+        raise TypeError(f"`adata` is an AnnData; found {type(adata).__name__}.")

@@ -152,6 +152,25 @@ class MaskedCenterModule(BaseModuleClass):
             self.decoder.weight[:, : len(components)] = _SHRINKAGE * (deviation[:, None] * components).T
             self.decoder.bias.zero_()
 
+    @torch.no_grad()
+    def settle(self) -> None:
+        """Turn the latent space so that its distances are those of predicted profiles; no prediction changes.
+
+        A linear decoder leaves the latent space free up to any linear map. Here its columns become orthogonal and of
+        one length, so that latent distances are proportional to distances between the predicted standardised
+        expression of all genes.
+        """
+        if not self.scale_genes or len(self.decoder.weight) < self.decoder.in_features:
+            return
+        columns, lengths, rotation = torch.linalg.svd(self.decoder.weight, full_matrices=False)
+        length = lengths.square().mean().sqrt()
+        turn = lengths[:, None] * rotation / length
+        last = self.encoder.layer(self.encoder.n_layers)
+        weight = last.lin.weight if isinstance(last, EgoGCNConv) else last.weight
+        self.decoder.weight.copy_(columns * length)
+        weight.copy_(turn @ weight)
+        last.bias.copy_(turn @ last.bias)
+
     def center_input(self, counts: Tensor, visible: Tensor, units: Units) -> tuple[Tensor, Tensor]:
         """Return what the network reads of centres, (n, genes), and the factor their counts were scaled by, (n, 1)."""
         logged, factor = self._constants.log_dense(counts, visible)

@@ -210,9 +210,7 @@ class CorpusDataModule(LightningDataModule):
     >>> data = sagefm.pretraining.CorpusDataModule(corpus, batch_size=16, validation_size=0.25)
     >>> model = sagefm.SAGEFM(registry=corpus.registry)
     >>> model.train(max_epochs=1, datamodule=data, enable_progress_bar=False)
-    >>> latent = model.get_latent_representation(section)  # doctest: +ELLIPSIS
-    ...
-    >>> latent.shape == (section.n_obs, 16)
+    >>> model.is_trained_
     True
     """
 
