@@ -4,15 +4,18 @@ import re
 from pathlib import Path
 from typing import Any
 
+import anndata as ad
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import squidpy as sq
 
 import sagefm
+from sagefm._weights import CARD, packaged_weights, read_card
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = ["README.md", "docs/index.md", "docs/user_guide.md", "docs/perturbation.md", "docs/pretraining.md"]
+PAGES = ["index", "user_guide", "graphs", "input_data", "ecosystem", "perturbation", "pretraining"]
+DOCUMENTS = ["README.md", *(f"docs/{page}.md" for page in PAGES)]
 
 
 def blocks(path: Path) -> list[str]:
@@ -28,7 +31,16 @@ def names() -> dict[str, Any]:
     model = sagefm.SAGEFM(adata)
     model.train(max_epochs=1, enable_progress_bar=False)
     mask = np.random.default_rng(0).random(adata.shape) < 0.1
-    return {"adata": adata, "other": other, "mask": mask, "model": model, "sagefm": sagefm, "sq": sq}
+    given = {"adata": adata, "other": other, "human": human_section(), "mask": mask, "model": model}
+    return {**given, "sagefm": sagefm, "sq": sq}
+
+
+def human_section() -> ad.AnnData:
+    """Give simulated spots the names of genes that the packaged weights know."""
+    card = read_card(packaged_weights()["human-mini"] / CARD)
+    human = sagefm.datasets.simulated_tissue(12, 12, n_genes=2000)
+    human.var_names = card["genes"][:2000]
+    return human
 
 
 def leave_files(names: dict[str, Any]) -> None:

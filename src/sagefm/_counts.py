@@ -25,6 +25,11 @@ def one_value_an_entry(counts: sp.csr_matrix) -> sp.csr_matrix:
     return counts
 
 
+def begin_whole(counts: Any) -> bool:
+    """Whether the first rows are whole numbers: enough to tell counts from what was made of them."""
+    return not bool((read_rows(counts, slice(0, 256)).data % 1).any())
+
+
 def read_rows(counts: Any, rows: slice | np.ndarray) -> sp.csr_matrix:
     """Return `rows` as CSR float32. Files want row numbers in order and once each, so they get them so."""
     if isinstance(rows, slice) or in_memory(counts):

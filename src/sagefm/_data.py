@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 import torch
-from anndata import AnnData
 from scvi import REGISTRY_KEYS
 from scvi.data import AnnDataManager
 from sklearn.utils.sparsefuncs import sparse_matmul_to_dense
 from torch.utils.data import Dataset, Subset
 
-from sagefm._counts import CHUNK, in_memory, one_value_an_entry, read_rows
+from sagefm._counts import CHUNK, begin_whole, in_memory, one_value_an_entry, read_rows
 from sagefm._fields import GRAPH_KEY, SECTION_KEY, CountsField
 from sagefm._genes import gene_names, match_genes
 from sagefm._graph import neighbor_mean_operator
@@ -32,6 +31,16 @@ def normalization_of(registry: dict, method: Literal["size", "none"]) -> Normali
     """Make the normalisation whose constants were noted when the counts were registered."""
     state = registry["field_registries"][REGISTRY_KEYS.X_KEY]["state_registry"]
     return Normalization(method, state[CountsField.TARGET_DEPTH_KEY], state[CountsField.PROFILE_KEY])
+
+
+def _refuse_normalized(counts: Any, state: Mapping[str, Any]) -> None:
+    """Raise if counts in memory were whole numbers at the setup and are no longer: they would be normalised twice."""
+    if in_memory(counts) and state.get(CountsField.WHOLE_KEY, False) and not begin_whole(counts):
+        raise ValueError(
+            "The counts have changed since the setup: they were whole numbers and are not any more. Where "
+            "`scanpy.pp.normalize_total` or `log1p` ran on them in place, keep the raw counts in a layer, name it with "
+            "`layer`, and set up again."
+        )
 
 
 class Spots:
@@ -57,6 +66,7 @@ class Spots:
         self.sections: np.ndarray = fields[SECTION_KEY].sections(self.adata)
         self.graph: sp.csr_matrix = fields[GRAPH_KEY].clean_graph(self.adata)
         self._source = manager.get_from_registry(REGISTRY_KEYS.X_KEY)
+        _refuse_normalized(self._source, manager.get_state_registry(REGISTRY_KEYS.X_KEY))
         self.columns = match_genes(
             self.genes, gene_names(self.adata, manager.registry["setup_args"].get("gene_symbols"))
         )
@@ -91,7 +101,7 @@ class Spots:
     def counts(self, rows: np.ndarray) -> sp.csr_matrix:
         """Return counts, (rows, genes); genes outside the panel are zero, hidden genes are not."""
         if self._counts is not None:
-            return self._counts[rows].astype(np.float32)
+            return self._counts[rows].astype(np.float32, copy=False)
         return self._in_model_order(read_rows(self._source, rows))
 
     def log(self, rows: np.ndarray) -> sp.csr_matrix:

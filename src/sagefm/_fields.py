@@ -12,7 +12,7 @@ from anndata import AnnData
 from scvi import REGISTRY_KEYS, settings
 from scvi.data.fields import BaseAnnDataField, LayerField
 
-from sagefm._counts import row_chunks
+from sagefm._counts import begin_whole, row_chunks
 from sagefm._errors import MissingKeyError
 from sagefm._genes import gene_names, match_genes, refuse_duplicates
 from sagefm._graph import NEAREST_14, build_graph, check_graph
@@ -24,7 +24,7 @@ SECTION_KEY, GRAPH_KEY = "section", "graph"
 class CountsField(LayerField):
     """Raw counts, with the genes by name and the constants of the normalisation."""
 
-    TARGET_DEPTH_KEY, PROFILE_KEY = "target_depth", "profile"
+    TARGET_DEPTH_KEY, PROFILE_KEY, WHOLE_KEY = "target_depth", "profile", "whole_numbers"
 
     def __init__(self, registry_key: str, layer: str | None, gene_symbols: str | None) -> None:
         super().__init__(registry_key, layer, is_count_data=False, correct_data_format=False)
@@ -50,6 +50,7 @@ class CountsField(LayerField):
             self.COLUMN_NAMES_KEY: genes.to_numpy(dtype=object),
             self.TARGET_DEPTH_KEY: float(np.median(depths)),
             self.PROFILE_KEY: (gene_totals / gene_totals.sum()).astype(np.float32),
+            self.WHOLE_KEY: begin_whole(self.get_field_data(adata)),
         }
 
     def transfer_field(self, state_registry: dict, adata_target: AnnData, **kwargs: Any) -> dict:
@@ -62,7 +63,8 @@ class CountsField(LayerField):
             known = len(columns) - missing
             logger.info(f"{known} of the model's {len(columns)} genes ({known / len(columns):.1%}) are in the section.")
         self._checked_totals(adata_target)
-        return {**state_registry, self.N_OBS_KEY: adata_target.n_obs}
+        whole = begin_whole(self.get_field_data(adata_target))
+        return {**state_registry, self.N_OBS_KEY: adata_target.n_obs, self.WHOLE_KEY: whole}
 
     def _checked_totals(self, adata: AnnData) -> tuple[np.ndarray, np.ndarray]:
         where = "X" if self.attr_key is None else f"layers[{self.attr_key!r}]"
@@ -191,6 +193,11 @@ class GraphField(BaseAnnDataField):
 
     def clean_graph(self, adata: AnnData) -> sp.csr_matrix:
         """Return the graph that the model works on, (n, n)."""
+        if self.attr_key not in adata.obsp:
+            raise MissingKeyError(
+                f"obsp has no {self.attr_key!r}, which was there at the setup (it has {sorted(adata.obsp)}). Put it "
+                "back, or let `setup_anndata` build it."
+            )
         return check_graph(adata.obsp[self.attr_key], self._section_field.sections(adata), self.attr_key)
 
     def register_field(self, adata: AnnData) -> dict:

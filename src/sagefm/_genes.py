@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 
 import numpy as np
@@ -12,6 +13,7 @@ from anndata import AnnData
 from sagefm._errors import MissingKeyError
 
 MIN_COVERAGE = 0.1
+_VERSION = r"(?<=\d)\.\d+$"  # ENSG00000141510.18
 
 
 def gene_names(adata: AnnData, gene_symbols: str | None) -> pd.Index:
@@ -45,20 +47,30 @@ def match_genes(model_genes: pd.Index, section_genes: pd.Index) -> np.ndarray:
             f"The section has {int((columns >= 0).sum())} of the {len(model_genes)} genes that the model knows "
             f"({coverage:.1%}); at least {MIN_COVERAGE:.0%} are needed. The model's genes look like "
             f"{list(model_genes[:3])}, the section's like {list(section_genes[:3])}."
-            + _hint_at_letter_case(model_genes, section_genes)
+            + _hint(model_genes, section_genes)
             + " If the names stand in a column of var, pass it as `gene_symbols` to `setup_anndata`."
         )
     return columns
 
 
-def _hint_at_letter_case(model_genes: pd.Index, section_genes: pd.Index) -> str:
-    but_for_case = section_genes.str.upper().isin(model_genes.str.upper()) & ~section_genes.isin(model_genes)
-    if but_for_case.mean() < 0.25:
-        return ""
-    return (
-        " Many names agree but for upper and lower case, as mouse symbols do with human ones; map them to the "
-        "orthologues of the model's species first."
-    )
+def _hint(model_genes: pd.Index, section_genes: pd.Index) -> str:
+    if _agree_by(str.upper, model_genes, section_genes):
+        return (
+            " Many names agree but for upper and lower case, as mouse symbols do with human ones; map them to the "
+            "orthologues of the model's species first."
+        )
+    if _agree_by(lambda name: re.sub(_VERSION, "", name), model_genes, section_genes):
+        return (
+            " Many names agree but for the version after the dot; take it off both with "
+            "`adata.var_names = adata.var_names.str.split('.').str[0]`."
+        )
+    return ""
+
+
+def _agree_by(change: Callable[[str], str], model_genes: pd.Index, section_genes: pd.Index) -> bool:
+    """Tell whether a quarter of the section's names become names of the model by a change of both."""
+    become = section_genes.map(change).isin(model_genes.map(change)) & ~section_genes.isin(model_genes)
+    return bool(become.sum() >= max(len(section_genes) / 4, 1))
 
 
 def positions_of(genes: Iterable[str], vocabulary: pd.Index) -> np.ndarray:
@@ -80,7 +92,7 @@ def positions_of(genes: Iterable[str], vocabulary: pd.Index) -> np.ndarray:
 def _with_offers(unknown: pd.Index, vocabulary: pd.Index) -> str:
     by_upper_case = pd.Series(vocabulary, index=vocabulary.str.upper())
     offers = []
-    for gene in unknown:
+    for gene in map(str, unknown):
         close = get_close_matches(gene.upper(), by_upper_case.index, n=3)
         names = ", ".join(dict.fromkeys(by_upper_case.loc[close]))
         offers.append(f"{gene!r} (did you mean {names}?)" if close else f"{gene!r}")

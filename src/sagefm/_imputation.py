@@ -146,6 +146,8 @@ def checked_rows(indices: Sequence[int] | np.ndarray | None, n_obs: int) -> np.n
         return np.arange(n_obs)
     rows = np.asarray(indices)
     if rows.dtype == bool and rows.shape == (n_obs,):
+        if not rows.any():
+            raise ValueError("`indices` is a boolean array without a True: it asks for no spot.")
         return np.flatnonzero(rows)
     if rows.ndim != 1 or not np.issubdtype(rows.dtype, np.integer) or len(rows) == 0:
         raise ValueError(
@@ -159,7 +161,14 @@ def checked_rows(indices: Sequence[int] | np.ndarray | None, n_obs: int) -> np.n
 
 def checked_mask(mask: Any, adata: AnnData) -> np.ndarray | sp.csr_matrix:
     """Return a boolean mask of the shape of `adata`, dense or CSR."""
-    mask = mask.to_numpy() if isinstance(mask, pd.DataFrame) else mask
+    if isinstance(mask, pd.DataFrame):
+        named = [(mask.index, adata.obs_names), (mask.columns, adata.var_names)]
+        if not all(isinstance(given, pd.RangeIndex) or given.equals(names) for given, names in named):
+            raise ValueError(
+                "`mask` is a DataFrame whose names are not those of the section, in that order. Pass "
+                "`mask.loc[adata.obs_names, adata.var_names]`, or an array."
+            )
+        mask = mask.to_numpy()
     mask = sp.csr_matrix(mask) if sp.issparse(mask) else np.asarray(mask)
     if mask.shape != adata.shape:
         raise ValueError(f"`mask` has shape {mask.shape}; the section has {adata.shape} (spots, genes).")

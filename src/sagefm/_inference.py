@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -18,6 +18,15 @@ from sagefm._units import GeneUnits, Units
 BATCH_SIZE = 512
 
 Masks = Callable[[np.ndarray], np.ndarray]
+
+
+def checked_batch_size(batch_size: int | None) -> int:
+    """Return the number of spots that are dense at one time."""
+    if batch_size is None:
+        return BATCH_SIZE
+    if batch_size != int(batch_size) or batch_size < 1:
+        raise ValueError(f"batch_size={batch_size!r} must be a whole number, 1 or more.")
+    return int(batch_size)
 
 
 class Encoded(NamedTuple):
@@ -63,28 +72,32 @@ class OnePass:
         self._module = module.eval()
         self._spots = spots
         self._units = units or spots.units
-        self._batch_size = batch_size or BATCH_SIZE
+        self._batch_size = checked_batch_size(batch_size)
 
     @torch.inference_mode()
     def latent(self, rows: np.ndarray) -> Tensor:
         """Return the latent representation of unmasked spots, (rows, latent)."""
-        return self._module.encoder.after_first(self.first_layer(rows))
+        return torch.cat([self._module.encoder.after_first(hidden) for hidden in self._hidden(rows)])
 
     @torch.inference_mode()
     def first_layer(self, rows: np.ndarray) -> Tensor:
         """Return what the first convolution makes of unmasked spots, (rows, hidden)."""
-        encoder = self._module.encoder
-        operator = self._spots.mean_operator[rows]
+        return torch.cat(list(self._hidden(rows)))
+
+    def _hidden(self, rows: np.ndarray) -> Iterator[Tensor]:
+        """Yield what the first convolution makes of pieces of `rows`, (n, hidden)."""
+        conv, operator = self._module.encoder.conv1, self._spots.mean_operator[rows]
         needed = np.union1d(rows, operator.indices)
-        centers, neighbors = [], []
-        for piece in self._spots.chunks(needed, self._batch_size):
-            x = self._inputs(piece)
-            neighbors.append(encoder.conv1.project_neighbor(x))
-            centers.append(neighbors[-1] if encoder.conv == "gcn" else encoder.conv1.project_center(x))
-        center, neighbor = torch.cat(centers), torch.cat(neighbors)
-        own = torch.from_numpy(np.searchsorted(needed, rows))
-        mean = self._mean(operator[:, needed], neighbor)
-        return self._join(rows, center[own], mean, partial(neighbor.__getitem__, own))
+        place, operator = np.searchsorted(needed, rows), operator[:, needed]
+        one_weight = self._module.encoder.conv == "gcn"
+        projections = [conv.project_neighbor] if one_weight else [conv.project_neighbor, conv.project_center]
+        projected = self._project(needed, projections)
+        neighbor, center = projected[0], projected[-1]
+        for start in range(0, max(len(rows), 1), self._batch_size):
+            piece = slice(start, start + self._batch_size)
+            own = torch.from_numpy(place[piece])
+            mean = self._mean(operator[piece], neighbor)
+            yield self._join(rows[piece], center[own], mean, partial(neighbor.__getitem__, own))
 
     @torch.inference_mode()
     def masked(self, rows: np.ndarray, masks: Masks) -> Iterator[Encoded]:
@@ -107,15 +120,33 @@ class OnePass:
         """Yield pieces of `rows` with the mean of their neighbours' transforms, (n, hidden)."""
         operator = self._spots.mean_operator[rows]
         needed = np.unique(operator.indices)
-        project = self._module.encoder.conv1.project_neighbor
-        pieces = [project(self._inputs(piece)) for piece in self._spots.chunks(needed, self._batch_size)]
-        mean = self._mean(operator[:, needed], torch.cat(pieces)) if pieces else self._no_neighbors(len(rows))
+        (neighbor,) = self._project(needed, [self._module.encoder.conv1.project_neighbor])
+        mean = self._mean(operator[:, needed], neighbor)
         for start in range(0, len(rows), self._batch_size):
             piece = slice(start, start + self._batch_size)
             yield rows[piece], mean[piece]
 
-    def _no_neighbors(self, n_spots: int) -> Tensor:
-        return torch.zeros(n_spots, self._module.encoder.conv1.out_channels, device=self._module.device)
+    def _project(self, rows: np.ndarray, projections: Sequence[Callable[[Tensor], Tensor]]) -> list[Tensor]:
+        """Return each affine projection of unmasked spots, (rows, hidden).
+
+        Counts are divided by the genes' scales while they are sparse; what the means take off is the same for all
+        spots of a section, and is taken off behind the product. So no dense array is standardised.
+        """
+        n_genes, width = len(self._spots.genes), self._module.encoder.conv1.out_channels
+        sections, section = np.unique(self._units.section[rows], return_inverse=True)
+        offset = self._tensor(self._units.offset(sections, self._spots.visible))
+        moved = [
+            project(torch.nn.functional.pad(offset, (0, 0, 0, 1))) for project in projections
+        ]  # and a row of zeros
+        results = [torch.empty(len(rows), width, device=self._module.device) for _ in projections]
+        dense = np.empty((min(self._batch_size, len(rows)), n_genes), dtype=np.float32)
+        for start in range(0, len(rows), self._batch_size):
+            piece = slice(start, start + self._batch_size)
+            logged = self._units.scaled(rows[piece], self._spots.log(rows[piece]))
+            x = self._tensor(logged.toarray(out=dense[: logged.shape[0]]))
+            for result, project, at in zip(results, projections, moved, strict=True):
+                result[piece] = project(x) - (at[:-1] - at[-1])[section[piece]]
+        return results
 
     def _join(self, rows: np.ndarray, center: Tensor, mean: Tensor, own: Callable[[], Tensor]) -> Tensor:
         """Join the parts; an isolated spot takes its `own` transform, made only where there are some, for the mean."""
@@ -125,10 +156,7 @@ class OnePass:
         return self._module.encoder.conv1.combine(center, mean, n_neighbors)
 
     def _mean(self, operator: object, projected: Tensor) -> Tensor:
-        return self._tensor(operator @ projected.float().cpu().numpy())
-
-    def _inputs(self, rows: np.ndarray) -> Tensor:
-        return self._spots.inputs(rows, self._units.of(rows)).to(self._module.device)
+        return self._tensor(operator @ projected.cpu().numpy())
 
     def _tensor(self, array: np.ndarray) -> Tensor:
         return torch.from_numpy(array).to(self._module.device)

@@ -16,7 +16,7 @@ from torch import Tensor
 from sagefm._data import Spots
 from sagefm._genes import positions_of
 from sagefm._imputation import checked_rows
-from sagefm._inference import BATCH_SIZE
+from sagefm._inference import checked_batch_size
 from sagefm._module import MaskedCenterModule
 from sagefm._perturbation import grouped
 from sagefm._units import Units
@@ -149,7 +149,7 @@ class _Explained:
 
     def __init__(self, module: MaskedCenterModule, spots: Spots, rows: np.ndarray, batch_size: int | None) -> None:
         self._module, self._spots, self._rows = module.eval(), spots, rows
-        self._batch_size = batch_size or BATCH_SIZE
+        self._batch_size = checked_batch_size(batch_size)
 
     def attributions(self, target: int, steps: np.ndarray, groups: np.ndarray) -> dict[str, np.ndarray]:
         """Return means and mean sizes of the attributions of one target, (groups, genes), and totals, (groups,)."""

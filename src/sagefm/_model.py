@@ -484,5 +484,5 @@ def _refuse_outside(name: str, value: float, low: float, high: float) -> None:
 
 
 def _refuse_other_types(adata: object) -> None:
-    if not isinstance(adata, AnnData | None):
+    if not isinstance(adata, AnnData | MuData | None):
         raise TypeError(f"`adata` is an AnnData; found {type(adata).__name__}.")

@@ -228,8 +228,8 @@ class MaskedCenterModule(BaseModuleClass):
         counts, mask = tensors[REGISTRY_KEYS.X_KEY], inference_outputs["mask"]
         target, _ = self.center_input(counts, tensors[KNOWN_KEY], _units(tensors))
         # Weighting by the mask and summing is many times faster backwards than indexing by it.
-        errors = (generative_outputs["predicted"] - target).square() * mask
-        return LossOutput(loss=errors.sum() / mask.sum().clamp_min(1), n_obs_minibatch=len(counts))
+        errors = (generative_outputs["predicted"] - target) * mask.to(target.dtype)
+        return LossOutput(loss=errors.square().sum() / mask.sum().clamp_min(1), n_obs_minibatch=len(counts))
 
 
 def _units(tensors: dict[str, Tensor]) -> Units:

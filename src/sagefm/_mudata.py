@@ -33,8 +33,8 @@ class ModalityField(BaseMuDataWrapperClass):
         """Return the modality."""
         if not isinstance(mdata, MuData):
             raise ValueError(
-                f"The model was set up with the modality {self.mod_key!r} of a MuData, and this is an AnnData. Wrap it: "
-                f"`mudata.MuData({{{self.mod_key!r}: adata}})`."
+                f"The model was set up with the modality {self.mod_key!r} of a MuData, and this is an AnnData. Wrap "
+                f"it: `mudata.MuData({{{self.mod_key!r}: adata}})`."
             )
         return _modality(mdata, str(self.mod_key))
 

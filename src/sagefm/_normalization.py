@@ -49,13 +49,14 @@ class Normalization:
 
     def log(self, counts: sp.csr_matrix, visible: np.ndarray) -> sp.csr_matrix:
         """Return `counts`, (n, genes), of the genes in `visible`, boolean (genes,), on the log scale."""
-        logged = sp.csr_matrix(counts, dtype=np.float32, copy=True)
+        values = counts.data.astype(np.float32)
         if not visible.all():
-            logged.data *= visible[logged.indices]
+            values *= visible[counts.indices]
+        logged = sp.csr_matrix((values, counts.indices, counts.indptr), counts.shape)
         if self.method == "size":
-            scale = self.target_depth / self.library_size(logged, visible)
-            logged.data *= np.repeat(scale, np.diff(logged.indptr)).astype(np.float32)
-        np.log1p(logged.data, out=logged.data)
+            scale = (self.target_depth / self.library_size(logged, visible)).astype(np.float32)
+            values *= np.repeat(scale, np.diff(logged.indptr))
+        np.log1p(values, out=values)
         return logged
 
     def log_dense(self, counts: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
@@ -63,9 +64,10 @@ class Normalization:
 
         The factor brings counts to the depth that the log is taken at: one where nothing is normalised.
         """
-        seen = counts * visible
-        factor = self.depth_factor(seen, visible) if self.method == "size" else torch.ones_like(seen[:, :1])
-        return torch.log1p(seen * factor), factor
+        shown = visible.to(counts.dtype)  # once: a product with a boolean converts it every time
+        seen = counts * shown
+        factor = self.depth_factor(seen, shown) if self.method == "size" else torch.ones_like(seen[:, :1])
+        return (seen * factor).log1p_(), factor
 
     def depth_factor(self, seen: Tensor, visible: Tensor) -> Tensor:
         """Return what brings visible counts (n, genes), zero elsewhere, to the target depth, (n, 1)."""

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from lightning import Callback, LightningModule, Trainer
+from lightning import Callback, Trainer
 from scvi.model.base import BaseModelClass
 from scvi.module.base import BaseModuleClass
 from scvi.train import TrainingPlan
@@ -51,19 +51,19 @@ class BestWeights(Callback):
         self.loss: float = math.inf
         self.weights: dict[str, torch.Tensor] = {}
 
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_validation_end(self, trainer: Trainer, pl_module: TrainingPlan) -> None:
         """Note the weights if they are the best so far."""
         loss = trainer.callback_metrics.get("validation_loss")
         if not trainer.sanity_checking and loss is not None and float(loss) < self.loss:
             self.loss = float(loss)
             self.weights = _copied(pl_module)
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_end(self, trainer: Trainer, pl_module: TrainingPlan) -> None:
         """Take the best weights."""
         if self.weights:
             pl_module.module.load_state_dict(self.weights)
 
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+    def on_exception(self, trainer: Trainer, pl_module: TrainingPlan, exception: BaseException) -> None:
         """Take the best weights after Ctrl-C or an error as well."""
         self.on_train_end(trainer, pl_module)
 
@@ -79,23 +79,24 @@ class BestWeights(Callback):
 class FiniteLoss(Callback):
     """Stop training with advice when a loss is no number any more, and leave the weights that it began with."""
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: TrainingPlan) -> None:
         """Note the weights."""
         self._weights = _copied(pl_module)
 
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: TrainingPlan) -> None:
         """Look at the losses of the epoch."""
         for name in ("train_loss", "validation_loss"):
             loss = float(trainer.callback_metrics.get(name, 0))
             if not math.isfinite(loss):
                 pl_module.module.load_state_dict(self._weights)
+                lr: float = pl_module.lr
                 raise RuntimeError(
                     f"Training diverged: {name} is {loss} in epoch {trainer.current_epoch + 1}, at a learning rate of "
-                    f"{pl_module.lr:g}. Lower it, for example with `plan_kwargs={{'lr': {min(pl_module.lr / 10, 1e-4):g}}}`."
+                    f"{lr:g}. Lower it, for example with `plan_kwargs={{'lr': {min(lr / 10, 1e-4):g}}}`."
                 )
 
 
-def _copied(plan: LightningModule) -> dict[str, torch.Tensor]:
+def _copied(plan: TrainingPlan) -> dict[str, torch.Tensor]:
     return {name: value.detach().clone() for name, value in plan.module.state_dict().items()}
 
 
@@ -108,8 +109,8 @@ def stopped_safely(model: BaseModelClass, batch_size: int) -> Iterator[None]:
         yield
     except torch.OutOfMemoryError as error:
         raise torch.OutOfMemoryError(
-            f"The GPU has too little memory for steps of {batch_size} spots; try `batch_size={max(batch_size // 2, 1)}`, "
-            "or fewer genes."
+            f"The GPU has too little memory for steps of {batch_size} spots; "
+            f"try `batch_size={max(batch_size // 2, 1)}`, or fewer genes."
         ) from error
     except SystemExit as stop:
         if not isinstance(stop.__context__, KeyboardInterrupt):

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import scipy.sparse as sp
 import torch
+from sklearn.utils.sparsefuncs import mean_variance_axis
 from torch import Tensor
 
 from sagefm._normalization import Normalization
@@ -21,7 +22,7 @@ _PRIOR_SPOTS = 30
 
 
 class Units(NamedTuple):
-    """Mean and scale of genes on the log scale, each (n, genes) or (1, genes); none where genes are read as they are."""
+    """Mean and scale of genes on the log scale, each (n, genes) or (1, genes); None where genes are read raw."""
 
     mean: Tensor | None = None
     scale: Tensor | None = None
@@ -62,6 +63,23 @@ class GeneUnits:
             sections = sections[:1]
         return Units(*(torch.from_numpy(values[sections]).to(device) for values in (self.mean, self.scale)))
 
+    def scaled(self, rows: np.ndarray, logged: sp.csr_matrix) -> sp.csr_matrix:
+        """Return log values of `rows`, (rows, genes), divided by the genes' scales; the :meth:`offset` is left in."""
+        if self.scale is None:
+            return logged
+        sections = self.section[rows]
+        if len(sections) and (sections == sections[0]).all():
+            scale = torch.from_numpy(self.scale[sections[0]]).index_select(0, torch.from_numpy(logged.indices)).numpy()
+        else:
+            scale = self.scale[np.repeat(sections, np.diff(logged.indptr)), logged.indices]
+        return sp.csr_matrix((logged.data / scale, logged.indices, logged.indptr), logged.shape)
+
+    def offset(self, sections: np.ndarray, visible: np.ndarray) -> np.ndarray:
+        """Return what remains to be taken off where genes are `visible`, (sections, genes): mean over scale."""
+        if self.mean is None or self.scale is None:
+            return np.zeros((len(sections), len(visible)), dtype=np.float32)
+        return self.mean[sections] / self.scale[sections] * visible
+
 
 class Sums:
     """Number of visible entries, sum and sum of squares of every gene in every section, each (sections, genes)."""
@@ -73,14 +91,21 @@ class Sums:
 
     def add(self, rows: np.ndarray, logged: sp.csr_matrix | np.ndarray, visible: np.ndarray) -> None:
         """Add spots, (rows, genes), zero where not `visible`, (genes,) or (rows, genes)."""
-        sections, local = np.unique(self._section[rows], return_inverse=True)
-        members = sp.csr_matrix((np.ones(len(rows)), (local, np.arange(len(rows)))), shape=(len(sections), len(rows)))
-        squares = logged.power(2) if isinstance(logged, sp.csr_matrix) else np.square(logged)
-        for sums, values in ((self.total, logged), (self.squares, squares)):
-            found = members @ values
-            sums[sections] += found.toarray() if sp.issparse(found) else found
-        shown = members @ np.ones((len(rows), 1)) * visible if visible.ndim == 1 else members @ visible.astype(float)
-        self.n[sections] += shown
+        for section in np.unique(self._section[rows]):
+            members = self._section[rows] == section
+            mean, variance = _moments(logged if members.all() else logged[members])
+            n = int(members.sum())
+            self.total[section] += n * mean
+            self.squares[section] += n * (variance + mean**2)
+            self.n[section] += n * visible if visible.ndim == 1 else visible[members].sum(0)
+
+
+def _moments(logged: sp.csr_matrix | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return mean and variance of every gene, each (genes,)."""
+    if isinstance(logged, np.ndarray):
+        return logged.mean(0, dtype=np.float64), logged.var(0, dtype=np.float64)
+    mean, variance = mean_variance_axis(logged, axis=0)
+    return mean.astype(np.float64), variance.astype(np.float64)
 
 
 def gene_units(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import re
 import tempfile
@@ -22,6 +23,7 @@ from safetensors.torch import save as serialized
 from scvi.model.base import BaseModelClass
 
 from sagefm._fields import CountsField
+from sagefm._genes import refuse_duplicates
 from sagefm._reference import empty_history
 from sagefm.pretraining._corpus import registry_of
 from sagefm.pretraining._reading import SectionKeys
@@ -32,7 +34,8 @@ if TYPE_CHECKING:
 WEIGHTS, CARD, FORMAT = "model.safetensors", "card.json", 1
 PACKAGED = Path(__file__).parent / "weights"
 _PROFILE = "profile"
-_CARD_KEYS = {"format", "architecture", "genes", "target_depth", "sha256", "versions"}
+_LOADED = ("architecture", "format", "genes", "sha256", "target_depth")  # what of a card decides on the model
+_CARD_KEYS = {*_LOADED, "versions"}
 
 
 class WeightsMixin(BaseModelClass):
@@ -87,7 +90,7 @@ class WeightsMixin(BaseModelClass):
         self._require_training()
         if dtype not in ("float32", "float16"):
             raise ValueError(f"dtype={dtype!r} is not known; it is 'float32' or 'float16'.")
-        if taken := sorted(_CARD_KEYS & set(card or {})):
+        if taken := sorted({*_CARD_KEYS, "checksum"} & set(card or {})):
             raise ValueError(f"`card` must not have {taken}: the model writes these itself.")
         path = Path(path)
         if path.exists() and not overwrite:
@@ -99,8 +102,8 @@ class WeightsMixin(BaseModelClass):
             profile = torch.from_numpy(np.array(self.module.normalization.profile, dtype=np.float32))
             state = {key: _stored(value, dtype) for key, value in self.module.state_dict().items()}
             (folder / WEIGHTS).write_bytes(serialized({**state, _PROFILE: profile}))  # with the rights of a new file
-            about = {**self._card(folder / WEIGHTS), **(card or {})}
-            (folder / CARD).write_text(json.dumps(about, indent=1, default=lambda number: number.item()))
+            about = json.loads(json.dumps({**self._card(folder / WEIGHTS), **(card or {})}, default=lambda x: x.item()))
+            (folder / CARD).write_text(json.dumps({**about, "checksum": _checksum(about)}, indent=1))
             if path.exists():
                 os.replace(path, Path(aside) / "replaced")
             os.replace(folder, path)
@@ -163,10 +166,15 @@ class WeightsMixin(BaseModelClass):
             raise ValueError(f"{path / WEIGHTS} is not the file that {CARD} was written for: its hash differs.")
         keys = SectionKeys(layer, sample_key, spatial_key, neighbors_key, gene_symbols)
         registry = registry_of(_counts_state(card, tensors), keys)
+        _refuse_misfit(cls, registry, card["architecture"], tensors, path)
+        if card.get("checksum", _checksum(card)) != _checksum(card):
+            raise ValueError(
+                f"{path / CARD} is damaged, or was changed: its checksum is wrong. Copy or download it again."
+            )
         if adata is not None:
             cls.setup_anndata(adata, source_registry=registry, **vars(keys))
         model = cls(adata, None if adata is not None else registry, **card["architecture"])
-        _load_state(model.module, {key: value for key, value in tensors.items() if key != _PROFILE}, path)
+        model.module.load_state_dict({key: value for key, value in tensors.items() if key != _PROFILE})
         model.is_trained_, model.history_ = True, empty_history()
         return model
 
@@ -184,7 +192,20 @@ def read_card(path: Path) -> dict[str, Any]:
         raise ValueError(
             f"{path} has format {card['format']}, and this version of sagefm reads {FORMAT}; update sagefm."
         )
+    _refuse_bad_entries(card, path)
     return card
+
+
+def _refuse_bad_entries(card: dict[str, Any], path: Path) -> None:
+    """Raise if an entry that is used is not of its kind."""
+    genes, depth, architecture = card["genes"], card["target_depth"], card["architecture"]
+    if not isinstance(architecture, dict):
+        raise ValueError(f"{path} has no architecture by name; found {type(architecture).__name__}.")
+    if not isinstance(depth, int | float) or not 0 < depth < math.inf:
+        raise ValueError(f"{path} has target_depth={depth!r}; expected a positive number.")
+    if not isinstance(genes, list) or not all(isinstance(gene, str) for gene in genes):
+        raise ValueError(f"{path} has no list of names as genes.")
+    refuse_duplicates(pd.Index(genes, dtype=str), f"genes in {path}", "the file that was shared, unchanged")
 
 
 def read_weights(path: Path) -> dict[str, torch.Tensor]:
@@ -249,11 +270,29 @@ def _stored(value: torch.Tensor, dtype: str) -> torch.Tensor:
     return value.half() if dtype == "float16" and value.ndim > 1 else value
 
 
-def _load_state(module: torch.nn.Module, state: dict[str, torch.Tensor], path: str | Path) -> None:
+def _refuse_misfit(cls: type, registry: dict, architecture: dict, tensors: dict[str, torch.Tensor], path: Path) -> None:
+    """Raise unless the weights fit the architecture; it is built without memory, so it may be of any size."""
     try:
-        module.load_state_dict(state)
-    except RuntimeError as error:
-        raise ValueError(f"The weights in {path} do not fit the architecture on its card: {error}") from error
+        if architecture.get("n_layers", 0) > len(tensors):
+            raise ValueError(f"n_layers={architecture['n_layers']}, but there are {len(tensors)} tensors.")
+        with torch.device("meta"):
+            module = cls(None, registry, **architecture).module
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"{path / CARD} has an architecture that sagefm cannot build: {error}") from error
+    expected = {name: tuple(value.shape) for name, value in module.state_dict().items()}
+    expected[_PROFILE] = expected["gene_mean"]
+    found = {name: tuple(value.shape) for name, value in tensors.items()}
+    if wrong := sorted(set(expected.items()) ^ set(found.items())):
+        name = wrong[0][0]
+        raise ValueError(
+            f"The weights in {path} do not fit the architecture on its card: {name} is {found.get(name, 'not there')}, "
+            f"expected {expected.get(name, 'none')}."
+        )
+
+
+def _checksum(card: Mapping[str, Any]) -> str:
+    """Return a hash of what decides on the model; all else on the card may be edited."""
+    return hashlib.sha256(json.dumps({key: card[key] for key in _LOADED}, sort_keys=True).encode()).hexdigest()
 
 
 def _sha256(path: Path) -> str:

@@ -1,5 +1,6 @@
 """The table of misuse: what is put in, and what must come of it."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -47,7 +48,7 @@ class Row:
 
 
 def _readable(pattern: str) -> str:
-    return pattern.replace(".*", " … ").replace("\\", "")
+    return re.sub(r"\s*\.\*\s*", " … ", pattern).replace("\\", "")
 
 
 SAME = Gives("the same result")

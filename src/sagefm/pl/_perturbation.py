@@ -202,7 +202,7 @@ def influence_bars(
     ax = _new_axes() if ax is None else ax
     sizes.plot(kind="barh", ax=ax, color=[_BLUE, _VERMILION], width=0.8, legend=False)
     ax.invert_yaxis()
-    ax.legend(frameon=False)
+    ax.legend(frameon=False, loc="lower right")  # where the short bars are
     ax.set(xlabel="mean size of the attribution (log1p)", ylabel="", title=", ".join(map(str, chosen.values())))
     return ax
 

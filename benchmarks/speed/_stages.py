@@ -1,0 +1,117 @@
+"""The stages from counts to an embedding and through a training step, each as a call that can be timed alone."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import anndata as ad
+import numpy as np
+import squidpy as sq
+import torch
+
+import sagefm
+from sagefm._inference import BATCH_SIZE, OnePass
+from sagefm._splitting import SectionSplitter
+from sagefm._training import MaskedCenterPlan
+
+Stages = dict[str, Callable[[], Any]]
+TRAINING_BATCH = 128
+
+
+def model_of(adata: ad.AnnData) -> sagefm.SAGEFM:
+    """Return the default model, trained by one step: what is timed does not depend on the weights."""
+    sagefm.SAGEFM.setup_anndata(adata)
+    model = sagefm.SAGEFM(adata)
+    model.train(max_epochs=1, limit_train_batches=1, early_stopping=False, enable_progress_bar=False)
+    return model
+
+
+def bare_products(model: sagefm.SAGEFM, n_spots: int) -> Callable[[], None]:
+    """Return the dense matrix products of embedding `n_spots` and nothing else; inputs are dense beforehand."""
+    conv, rest = model.module.encoder.conv1, n_spots % BATCH_SIZE
+    weights = [conv.lin_l.weight, conv.lin_r.weight]
+    x = torch.rand(BATCH_SIZE, weights[0].shape[1])
+
+    @torch.inference_mode()
+    def call() -> None:
+        for n in [BATCH_SIZE] * (n_spots // BATCH_SIZE) + [rest] * (rest > 0):
+            for weight in weights:
+                x[:n] @ weight.T
+
+    return call
+
+
+def bare_step_products(model: sagefm.SAGEFM) -> Callable[[], None]:
+    """Return the dense matrix products of a training step, forward and backward, and nothing else."""
+    encoder, decoder = model.module.encoder, model.module.decoder
+    weights = [encoder.conv1.lin_l.weight.detach(), encoder.conv1.lin_r.weight.detach()]
+    decoding = decoder.weight.detach()
+    x, hidden = torch.rand(TRAINING_BATCH, decoding.shape[0]), torch.rand(TRAINING_BATCH, weights[0].shape[0])
+    latent = torch.rand(TRAINING_BATCH, decoding.shape[1])
+
+    def call() -> None:
+        for weight in weights:
+            x @ weight.T
+            hidden.T @ x
+        latent @ decoding.T
+        x.T @ latent
+        x @ decoding
+
+    return call
+
+
+def embedding_stages(model: sagefm.SAGEFM, folder: Path) -> Stages:
+    """Return the stages of an embedding; `embedding` is all of them but the graph and the file."""
+    adata = model.adata
+    spots = model._spots_of(None)
+    one_pass, rows = OnePass(model.module, spots), np.arange(spots.n_obs)
+
+    def units() -> object:
+        del spots.__dict__["units"]  # kept once they are known
+        return spots.units
+
+    return {
+        "products": bare_products(model, spots.n_obs),
+        "graph": lambda: sq.gr.spatial_neighbors_grid(adata, n_rings=2, copy=True),
+        "setup": lambda: sagefm.SAGEFM.setup_anndata(adata),
+        "counts to log scale": lambda: model._spots_of(None)._logged,
+        "units": units,
+        "network": lambda: one_pass.latent(rows),
+        "embedding": lambda: model.get_latent_representation(key_added=None),
+        "writing": lambda: adata.write_h5ad(folder / "written.h5ad"),
+    }
+
+
+def training_stages(model: sagefm.SAGEFM) -> Stages:
+    """Return the stages of a training step; `step` is all of them."""
+    spots = model._spots_of(None)
+    splitter = SectionSplitter(spots, batch_size=TRAINING_BATCH)
+    splitter.setup()
+    loader = splitter.train_dataloader()
+    plan = MaskedCenterPlan(model.module.train())
+    optimizer = plan.configure_optimizers()["optimizer"]
+    rows = np.random.default_rng(0).choice(spots.n_obs, TRAINING_BATCH, replace=False)
+    batch = next(iter(loader))
+    state: dict[str, torch.Tensor] = {}
+
+    def forward() -> None:
+        state["loss"] = plan.forward(batch)[2].loss
+
+    def backward() -> None:
+        optimizer.zero_grad()
+        state["loss"].backward()
+
+    def step() -> None:
+        optimizer.zero_grad()
+        plan.forward(next(iter(loader)))[2].loss.backward()
+        optimizer.step()
+
+    return {
+        "products": bare_step_products(model),
+        "neighbourhood means": lambda: spots.neighborhood_means(rows),
+        "loader": lambda: next(iter(loader)),
+        "forward": forward,
+        "backward": backward,
+        "optimiser": optimizer.step,
+        "step": step,
+    }

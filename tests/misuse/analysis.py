@@ -1,0 +1,213 @@
+"""Rows about perturbation, tools and pre-training."""
+
+import numpy as np
+import pandas as pd
+from misuse.table import Gives, Raises, Row, Warns
+
+import sagefm
+
+
+def perturb(w, sources=("LIG1",), targets=("TGT1",), **kwargs) -> pd.DataFrame:
+    sources, targets = (None if names is None else list(names) for names in (sources, targets))
+    return w.model.perturb(sources, targets, adata=w.section(), **{"n_controls": 0, **kwargs})
+
+
+def embedded(w, **columns):
+    section = w.section()
+    w.model.get_latent_representation(section)
+    return section[:, :].copy() if not columns else _with(section, columns)
+
+
+def _with(section, columns):
+    for name, values in columns.items():
+        section.obs[name] = values
+    return section
+
+
+def all_missing(w):
+    section = embedded(w)
+    section.obsm["X_sagefm"][:] = np.nan
+    return section
+
+
+def some_missing(w) -> bool:
+    section = embedded(w)
+    section.obsm["X_sagefm"][:5] = np.nan
+    sagefm.tl.domains(section, 2, smooth=0)
+    return section.obs["domain"].isna().sum() == 5 and section.obs["domain"].notna().sum() == 59
+
+
+def corpus(w, **kwargs):
+    folder = w.folder()
+    w.section().write_h5ad(folder / "good.h5ad")
+    return sagefm.pretraining.Corpus(folder, **kwargs)
+
+
+def with_damaged(w, **kwargs):
+    folder = w.folder()
+    w.section().write_h5ad(folder / "good.h5ad")
+    (folder / "bad.h5ad").write_bytes((folder / "good.h5ad").read_bytes()[:500])
+    return sagefm.pretraining.Corpus(folder, **kwargs)
+
+
+def skips_damaged(w) -> bool:
+    found = with_damaged(w)
+    return len(found) == 1 and (found.report["status"] == "skipped").sum() == 1
+
+
+def other_genes(w) -> None:
+    datamodule = sagefm.pretraining.CorpusDataModule(corpus(w, genes=list(w.section().var_names[:30])))
+    section = w.section()
+    sagefm.SAGEFM.setup_anndata(section)
+    sagefm.SAGEFM(section).train(datamodule=datamodule, max_epochs=1)
+
+
+GROUPS = ["a"] * 32 + ["b"] * 32
+
+ROWS = [
+    Row(
+        "an unknown source",
+        lambda w: perturb(w, ["LIG7"]),
+        Raises(KeyError, r"does not know 1 of the .* asked genes: 'LIG7' \(did you mean LIG1"),
+    ),
+    Row(
+        "a source that is its target",
+        lambda w: perturb(w, ["LIG1"], ["LIG1"]),
+        Raises(ValueError, "have a source that is, or shares a gene with, its target"),
+    ),
+    Row(
+        "targets without sources",
+        lambda w: perturb(w, None),
+        Raises(ValueError, "Give `sources` and `targets`, or `pairs`"),
+    ),
+    Row(
+        "`pairs` and `sources`",
+        lambda w: perturb(w, pairs=pd.DataFrame({"source": ["LIG1"], "target": ["TGT1"]})),
+        Raises(ValueError, "not both"),
+    ),
+    Row(
+        "`pairs` without a column",
+        lambda w: perturb(w, None, None, pairs=pd.DataFrame({"source": ["LIG1"]})),
+        Raises(KeyError, "`pairs` has no column 'target'"),
+    ),
+    Row("no sources", lambda w: perturb(w, []), Raises(ValueError, "`sources` is empty")),
+    Row("one level", lambda w: perturb(w, levels=1), Raises(ValueError, "at least 2 levels are needed")),
+    Row("a level of NaN", lambda w: perturb(w, levels=[0, np.nan]), Raises(ValueError, "levels must be finite")),
+    Row(
+        "a negative level",
+        lambda w: perturb(w, levels=[-1, 1]),
+        Raises(ValueError, "levels must be finite and between 0"),
+    ),
+    Row(
+        "a level beyond all that was measured",
+        lambda w: len(perturb(w, levels=[0, 99])) == 1,
+        Warns("Level 99 is above the highest value of 1 of 1 sources.*extrapolates", "results all the same"),
+    ),
+    Row(
+        "`where` unknown",
+        lambda w: perturb(w, where="everywhere"),
+        Raises(ValueError, "where='everywhere' is not known"),
+    ),
+    Row(
+        "`n_controls` below 0",
+        lambda w: perturb(w, n_controls=-1),
+        Raises(ValueError, "n_controls=-1 must be a whole number, 0 or more"),
+    ),
+    Row(
+        "more controls than there are genes",
+        lambda w: np.isfinite(perturb(w, n_controls=5000)["p"]).all(),
+        Gives("as many controls as there are"),
+    ),
+    Row(
+        "a `groupby` that is not there",
+        lambda w: perturb(w, groupby="niche_"),
+        Raises(KeyError, "groupby='niche_' is not a column of obs"),
+    ),
+    Row(
+        "influence by an unknown `method`",
+        lambda w: w.model.get_gene_influence("TGT1", method="shap"),
+        Raises(ValueError, "method='shap' is not known"),
+    ),
+    Row(
+        "influence in no steps",
+        lambda w: w.model.get_gene_influence("TGT1", n_steps=0),
+        Raises(ValueError, "n_steps=0 must be 1 or more"),
+    ),
+    Row(
+        "domains before the embedding",
+        lambda w: sagefm.tl.domains(w.section(), 2),
+        Raises(KeyError, "use_rep='X_sagefm' is not in obsm.*get_latent_representation"),
+    ),
+    Row(
+        "domains of an embedding of NaN",
+        lambda w: sagefm.tl.domains(all_missing(w), 2),
+        Raises(ValueError, r"Every row of obsm\['X_sagefm'\] has NaN"),
+    ),
+    Row("domains where five spots are not embedded", some_missing, Gives("no domain for these five")),
+    Row(
+        "more domains than spots",
+        lambda w: sagefm.tl.domains(embedded(w), 100),
+        Raises(ValueError, "n_domains=100 must lie between 1 and"),
+    ),
+    Row(
+        "domains by an unknown `method`",
+        lambda w: sagefm.tl.domains(embedded(w), 2, method="dbscan"),
+        Raises(ValueError, "method='dbscan' is not known"),
+    ),
+    Row(
+        "annotation with one class",
+        lambda w: sagefm.tl.annotate(embedded(w, kind="a"), "kind"),
+        Raises(ValueError, "has 1 class.*at least two"),
+    ),
+    Row(
+        "annotation of a column that is not there",
+        lambda w: sagefm.tl.annotate(embedded(w), "kind"),
+        Raises(KeyError, "labels_key='kind' is not a column of obs"),
+    ),
+    Row(
+        "annotation with all labels in one group",
+        lambda w: sagefm.tl.annotate(embedded(w, kind=GROUPS, slide="S1"), "kind", group_key="slide"),
+        Raises(ValueError, "All labelled spots are of one group"),
+    ),
+    Row(
+        "a section embedding by `statistics` unknown",
+        lambda w: sagefm.tl.section_embedding(embedded(w, slide="S1"), sample_key="slide", statistics=["max"]),
+        Raises(ValueError, "must be one or both of 'mean' and 'std'"),
+    ),
+    Row(
+        "a screen of pairs that the model does not know",
+        lambda w: sagefm.tl.ligand_receptor_screen(w.model, pd.DataFrame({"ligand": ["X"], "receptor": ["Y"]})),
+        Raises(ValueError, "knows the genes of none of the 1 pairs"),
+    ),
+    Row(
+        "a screen of a table without ligands",
+        lambda w: sagefm.tl.ligand_receptor_screen(w.model, pd.DataFrame({"a": ["X"]})),
+        Raises(KeyError, "needs columns 'ligand' and 'receptor'"),
+    ),
+    Row(
+        "a corpus of an empty folder",
+        lambda w: sagefm.pretraining.Corpus(w.folder()),
+        Raises(FileNotFoundError, "There are no sections in"),
+    ),
+    Row("a corpus with a damaged section", skips_damaged, Gives("the others are used, the log and the report say why")),
+    Row(
+        "a corpus with a damaged section, `on_error='raise'`",
+        lambda w: with_damaged(w, on_error="raise"),
+        Raises(ValueError, "bad.h5ad cannot be used"),
+    ),
+    Row(
+        "a corpus of other genes than the model's",
+        other_genes,
+        Raises(ValueError, "The corpus has 30 genes and the model 60"),
+    ),
+    Row(
+        "a batch size of 0 in pre-training",
+        lambda w: sagefm.pretraining.CorpusDataModule(corpus(w), batch_size=0),
+        Raises(ValueError, "batch_size=0 must be at least 1"),
+    ),
+    Row(
+        "more held out than there is",
+        lambda w: sagefm.pretraining.CorpusDataModule(corpus(w), validation_size=0.7, test_size=0.5),
+        Raises(ValueError, "each at least 0, together below 1"),
+    ),
+]

@@ -1,0 +1,257 @@
+"""Rows about keys, masks, devices, and arguments of the model."""
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+from misuse.table import Gives, Raises, Row, Warns
+
+import sagefm
+
+setup = sagefm.SAGEFM.setup_anndata
+
+
+def untrained(w) -> sagefm.SAGEFM:
+    section = w.section()
+    setup(section)
+    return sagefm.SAGEFM(section)
+
+
+def half_named(w) -> None:
+    section = w.section()
+    section.obs["sample"] = pd.Categorical(["A"] * 32 + [None] * 32)
+    setup(section, sample_key="sample")
+
+
+def doubled_spots(w) -> None:
+    section = w.section()
+    section.obs_names = ["spot"] * 64
+    setup(section)
+
+
+def mask(w, shape=(64, 60), dtype=bool) -> np.ndarray:
+    return (np.random.default_rng(0).random(shape) < 0.1).astype(dtype)
+
+
+def in_frame(w) -> None:
+    section = w.section()
+    frame = pd.DataFrame(mask(w), index=section.obs_names, columns=section.var_names)
+    return w.model.impute_masked(section, mask=frame.iloc[:, ::-1])
+
+
+def framed(w) -> bool:
+    section = w.section()
+    frame = pd.DataFrame(mask(w), index=section.obs_names, columns=section.var_names)
+    return w.model.impute_masked(section, mask=frame).equals(w.model.impute_masked(section, mask=mask(w)))
+
+
+def sparse_mask(w) -> bool:
+    section = w.section()
+    sparse = w.model.impute_masked(section, mask=sp.csr_matrix(mask(w)))
+    return sparse.equals(w.model.impute_masked(section, mask=mask(w)))
+
+
+def everything(w) -> bool:
+    return np.isfinite(w.model.impute_masked(w.section(), mask=np.ones((64, 60), bool)).to_numpy()).all()
+
+
+def nothing(w) -> bool:
+    return w.model.impute_masked(w.section(), mask=np.zeros((64, 60), bool)).isna().all(axis=None)
+
+
+def unknown_masked(w) -> bool:
+    section = w.section()
+    section.var_names = [*section.var_names[:-1], "OTHER"]
+    recovered = w.model.impute_masked(section, mask=np.ones((64, 60), bool))
+    return recovered["OTHER"].isna().all() and recovered.iloc[:, :-1].notna().all(axis=None)
+
+
+def at_the_end(w) -> bool:
+    section = w.section()
+    return np.array_equal(
+        w.model.get_latent_representation(section, indices=[-1], key_added=None),
+        w.model.get_latent_representation(section, indices=[63], key_added=None),
+    )
+
+
+def embed(w, **kwargs) -> None:
+    w.model.get_latent_representation(w.section(), key_added=None, **kwargs)
+
+
+def train(w, **kwargs) -> None:
+    untrained(w).train(**{"max_epochs": 1, "accelerator": "cpu", "enable_progress_bar": False, **kwargs})
+
+
+def network(w, **kwargs) -> None:
+    section = w.section()
+    setup(section)
+    sagefm.SAGEFM(section, **kwargs)
+
+
+ROWS = [
+    Row(
+        "a matrix instead of an AnnData at the setup",
+        lambda w: setup(w.section().X),
+        Raises(TypeError, "`adata` is an AnnData; found csr_matrix"),
+    ),
+    Row(
+        "an AnnData that was not set up",
+        lambda w: sagefm.SAGEFM(w.section()),
+        Raises(ValueError, "Please set up your AnnData with SAGEFM.setup_anndata first"),
+    ),
+    Row(
+        "an untrained model asked for results",
+        lambda w: untrained(w).get_latent_representation(),
+        Raises(RuntimeError, "untrained; its results would be noise.*train"),
+    ),
+    Row(
+        "a `layer` that is not there",
+        lambda w: setup(w.section(), layer="raw"),
+        Raises(KeyError, "layer='raw' is not in layers; there are"),
+    ),
+    Row(
+        "a `sample_key` that is not there",
+        lambda w: setup(w.section(), sample_key="slide"),
+        Raises(KeyError, "sample_key='slide' is not a column of obs; there are"),
+    ),
+    Row(
+        "a section that is missing for half of the spots",
+        half_named,
+        Raises(ValueError, "is missing for 32 spots; every spot needs a section"),
+    ),
+    Row(
+        "`gene_symbols` that are not there",
+        lambda w: setup(w.section(), gene_symbols="symbol"),
+        Raises(KeyError, "gene_symbols='symbol' is not a column of var; it has"),
+    ),
+    Row(
+        "a `spatial_key` that is not there, no such graph",
+        lambda w: setup(w.section(), spatial_key="xy", neighbors_key="mine"),
+        Raises(KeyError, "obsm has no 'xy'"),
+    ),
+    Row(
+        "names of spots that stand twice",
+        doubled_spots,
+        Raises(ValueError, "spot names in obs_names stand more than once.*obs_names_make_unique"),
+    ),
+    Row(
+        "something that is no AnnData",
+        lambda w: w.model.get_latent_representation(w.section().X),
+        Raises(TypeError, "`adata` is an AnnData; found csr_matrix"),
+    ),
+    Row(
+        "`conv` unknown",
+        lambda w: network(w, conv="gat"),
+        Raises(ValueError, "conv='gat' is not known; it is one of 'sage', 'gcn'"),
+    ),
+    Row(
+        "`mask_fraction` of 1",
+        lambda w: network(w, mask_fraction=1),
+        Raises(ValueError, "mask_fraction=1 must lie between 0 and 1"),
+    ),
+    Row(
+        "`dropout_rate` below 0",
+        lambda w: network(w, dropout_rate=-0.1),
+        Raises(ValueError, "dropout_rate=-0.1 must lie between"),
+    ),
+    Row("`n_latent` of 0", lambda w: network(w, n_latent=0), Raises(ValueError, r"positive widths; found \[256, 0\]")),
+    Row(
+        "`train_size` of 2",
+        lambda w: train(w, train_size=2),
+        Raises(ValueError, "train_size=2 must be above 0 and at most 1"),
+    ),
+    Row(
+        "`batch_size` of 0 in training",
+        lambda w: train(w, batch_size=0),
+        Raises(ValueError, "batch_size should be a positive integer value, but got batch_size=0"),
+    ),
+    Row(
+        "`max_epochs` of 0",
+        lambda w: train(w, max_epochs=0),
+        Raises(ValueError, "max_epochs=0 must be a whole number, 1 or more"),
+    ),
+    Row("an accelerator that does not exist", lambda w: train(w, accelerator="abacus"), Raises(ValueError, "abacus")),
+    Row(
+        "`batch_size` of 0 in embedding",
+        lambda w: embed(w, batch_size=0),
+        Raises(ValueError, "batch_size=0 must be a whole number, 1 or more"),
+    ),
+    Row(
+        "`batch_size` below 0 in embedding",
+        lambda w: embed(w, batch_size=-5),
+        Raises(ValueError, "batch_size=-5 must be a whole number, 1 or more"),
+    ),
+    Row(
+        "positions beyond the spots",
+        lambda w: embed(w, indices=[64]),
+        Raises(IndexError, "`indices` reach from 64 to 64, but there are 64 spots"),
+    ),
+    Row("positions from the end", at_the_end, Gives("as NumPy counts them")),
+    Row(
+        "names of spots for positions",
+        lambda w: embed(w, indices=["a"]),
+        Raises(ValueError, "`indices` must be positions of spots or a boolean array of length 64"),
+    ),
+    Row(
+        "fractions for positions",
+        lambda w: embed(w, indices=[0.5]),
+        Raises(ValueError, "`indices` must be positions of spots"),
+    ),
+    Row("no positions", lambda w: embed(w, indices=[]), Raises(ValueError, "`indices` must be positions of spots")),
+    Row(
+        "a boolean array without a True",
+        lambda w: embed(w, indices=np.zeros(64, bool)),
+        Raises(ValueError, "`indices` is a boolean array without a True"),
+    ),
+    Row(
+        "a boolean array of another length",
+        lambda w: embed(w, indices=np.ones(63, bool)),
+        Raises(ValueError, r"boolean array of length 64; found bool of shape \(63,\)"),
+    ),
+    Row(
+        "neither `genes` nor `mask`",
+        lambda w: w.model.impute_masked(),
+        Raises(ValueError, "Give either `genes`, .* or `mask`"),
+    ),
+    Row(
+        "`genes` and `mask`",
+        lambda w: w.model.impute_masked(genes=["A"], mask=mask(w)),
+        Raises(ValueError, "Give either `genes`, .* or `mask`"),
+    ),
+    Row(
+        "a mask of another shape",
+        lambda w: w.model.impute_masked(w.section(), mask=mask(w, (60, 64))),
+        Raises(ValueError, r"`mask` has shape \(60, 64\); the section has \(64, 60\) \(spots, genes\)"),
+    ),
+    Row(
+        "a mask of numbers",
+        lambda w: w.model.impute_masked(w.section(), mask=mask(w, dtype=float)),
+        Raises(ValueError, "`mask` must be boolean, .*float64"),
+    ),
+    Row(
+        "a DataFrame with its names in another order as mask",
+        in_frame,
+        Raises(ValueError, "`mask` is a DataFrame whose names are not those of the section, in that order"),
+    ),
+    Row("a DataFrame as mask", framed, Gives("the same as the array")),
+    Row("a sparse mask", sparse_mask, Gives("the same as the array")),
+    Row("a mask that hides everything", everything, Gives("finite predictions")),
+    Row("a mask that hides nothing", nothing, Gives("NaN everywhere")),
+    Row(
+        "a mask over a gene that the model does not know",
+        unknown_masked,
+        Warns(
+            "64 entries of `mask` belong to genes that the model does not know, for example 'OTHER'",
+            "NaN there, predictions elsewhere",
+        ),
+    ),
+    Row(
+        "`scale` unknown",
+        lambda w: w.model.impute_masked(genes=["A"], scale="log2"),
+        Raises(ValueError, "scale='log2' is not known; it is 'log1p' or 'counts'"),
+    ),
+    Row(
+        "`mask_fraction` of 0 in the recovery",
+        lambda w: w.model.get_masked_recovery(mask_fraction=0),
+        Raises(ValueError, "mask_fraction=0 must lie between 0 and 1"),
+    ),
+]

@@ -1,0 +1,211 @@
+"""Rows about files."""
+
+import json
+import os
+import pickle
+
+import numpy as np
+import torch
+from misuse.table import Gives, Raises, Row
+
+import sagefm
+
+CARD, WEIGHTS = "card.json", "model.safetensors"
+
+
+def load(path, w):
+    return sagefm.SAGEFM.from_pretrained(path, w.section())
+
+
+def spoilt(w, name: str, change) -> None:
+    path = w.weights()
+    (path / name).write_bytes(change((path / name).read_bytes()))
+    load(path, w)
+
+
+def card(w, **entries) -> None:
+    path = w.weights()
+    about = json.loads((path / CARD).read_text())
+    (path / CARD).write_text(json.dumps({**about, **entries}))
+    load(path, w)
+
+
+def architecture(w, **entries) -> None:
+    card(w, architecture={**w.model.init_params_["non_kwargs"], **entries})
+
+
+def flipped(content: bytes) -> bytes:
+    changed = bytearray(content)
+    changed[-100] ^= 1
+    return bytes(changed)
+
+
+def poisoned(content: bytes) -> bytes:
+    """A pickle that would run a command when read."""
+
+    class Touch:
+        def __reduce__(self):
+            return os.mkdir, ("ran",)
+
+    return pickle.dumps(Touch())
+
+
+def without(w, name: str) -> None:
+    path = w.weights()
+    (path / name).unlink()
+    load(path, w)
+
+
+def over_another(w) -> None:
+    w.model.save_pretrained(w.weights())
+
+
+def full_disk(w) -> None:
+    w.model.save_pretrained("/dev/full/weights")
+
+
+def rights(w) -> bool:
+    mask = os.umask(0o022)
+    try:
+        path = w.weights()
+    finally:
+        os.umask(mask)
+    return all((path / name).stat().st_mode & 0o777 == 0o644 for name in (CARD, WEIGHTS))
+
+
+def reference(w, content: object) -> None:
+    path = w.folder() / "weights.pt"
+    torch.save(content, path)
+    sagefm.SAGEFM.from_reference_checkpoint(path, list(w.section().var_names), w.section())
+
+
+def reference_bytes(w, content: bytes) -> None:
+    path = w.folder() / "weights.pt"
+    path.write_bytes(content)
+    sagefm.SAGEFM.from_reference_checkpoint(path, list(w.section().var_names), w.section())
+
+
+def pickled_names(w) -> None:
+    path = w.folder() / "genes.npy"
+    np.save(path, np.array([{"a": 1}], dtype=object), allow_pickle=True)
+    sagefm.SAGEFM.from_reference_checkpoint(w.folder() / "weights.pt", path, w.section())
+
+
+ROWS = [
+    Row(
+        "weights that are cut short",
+        lambda w: spoilt(w, WEIGHTS, lambda b: b[:1000]),
+        Raises(ValueError, "is damaged or is no safetensors file"),
+    ),
+    Row("weights with a flipped bit", lambda w: spoilt(w, WEIGHTS, flipped), Raises(ValueError, "its hash differs")),
+    Row(
+        "a pickle in the place of the weights",
+        lambda w: spoilt(w, WEIGHTS, poisoned),
+        Raises(ValueError, "is damaged or is no safetensors file"),
+    ),
+    Row(
+        "an empty file of weights",
+        lambda w: spoilt(w, WEIGHTS, lambda b: b""),
+        Raises(ValueError, "is damaged or is no safetensors file"),
+    ),
+    Row("a folder without weights", lambda w: without(w, WEIGHTS), Raises(FileNotFoundError, WEIGHTS)),
+    Row("a folder without a card", lambda w: without(w, CARD), Raises(FileNotFoundError, CARD)),
+    Row(
+        "a card that is cut short",
+        lambda w: spoilt(w, CARD, lambda b: b[:100]),
+        Raises(ValueError, "is damaged or is no JSON"),
+    ),
+    Row(
+        "a card that is a list",
+        lambda w: spoilt(w, CARD, lambda b: b"[1]"),
+        Raises(ValueError, "is no card of a SAGEFM model"),
+    ),
+    Row(
+        "a card of a later format",
+        lambda w: card(w, format=2),
+        Raises(ValueError, "has format 2, and this version of sagefm reads 1; update sagefm"),
+    ),
+    Row(
+        "a card with another architecture",
+        lambda w: architecture(w, n_latent=5),
+        Raises(ValueError, "do not fit the architecture on its card"),
+    ),
+    Row(
+        "a card with an argument that is unknown",
+        lambda w: architecture(w, n_heads=5),
+        Raises(ValueError, "card.json .*architecture.*n_heads"),
+    ),
+    Row(
+        "a card with an architecture that is no mapping",
+        lambda w: card(w, architecture=[1]),
+        Raises(ValueError, "card.json .*architecture"),
+    ),
+    Row(
+        "a card with fewer genes",
+        lambda w: card(w, genes=list(w.model.genes[:-1])),
+        Raises(ValueError, r"do not fit the architecture on its card: decoder.bias is \(60,\), expected \(59,\)"),
+    ),
+    Row(
+        "a card with a gene twice",
+        lambda w: card(w, genes=[*w.model.genes[:-1], w.model.genes[0]]),
+        Raises(ValueError, "1 genes in .*card.json stand more than once"),
+    ),
+    Row(
+        "a card with a target depth of NaN",
+        lambda w: card(w, target_depth=float("nan")),
+        Raises(ValueError, "card.json .*target_depth"),
+    ),
+    Row(
+        "a card with a target depth of text",
+        lambda w: card(w, target_depth="deep"),
+        Raises(ValueError, "card.json .*target_depth"),
+    ),
+    Row(
+        "a card with another name for a gene",
+        lambda w: card(w, genes=["OTHER", *w.model.genes[1:]]),
+        Raises(ValueError, "card.json is damaged, or was changed: its checksum is wrong"),
+    ),
+    Row(
+        "a name that is no folder and no weights",
+        lambda w: load("tissue-maxi", w),
+        Raises(FileNotFoundError, "neither a folder nor weights that come with sagefm"),
+    ),
+    Row("saving over another folder", over_another, Raises(FileExistsError, "is there already; pass `overwrite=True`")),
+    Row("saving where nothing can be written", full_disk, Raises(OSError, "/dev/full")),
+    Row("saving under umask 022", rights, Gives("files with mode 0644")),
+    Row(
+        "a checkpoint that holds code",
+        lambda w: reference_bytes(w, poisoned(b"")),
+        Raises(ValueError, "more than tensors and plain values.*it was not read"),
+    ),
+    Row("an empty checkpoint", lambda w: reference_bytes(w, b""), Raises(ValueError, "is empty")),
+    Row(
+        "a checkpoint that is text",
+        lambda w: reference_bytes(w, b"hello"),
+        Raises(ValueError, "is no torch file, or is damaged"),
+    ),
+    Row(
+        "a checkpoint of another network",
+        lambda w: reference(w, {"model_state_dict": {"linear.weight": torch.ones(2)}}),
+        Raises(ValueError, "is not a SAGE-FM checkpoint: expected conv1.lin.weight"),
+    ),
+    Row(
+        "a checkpoint without `model_state_dict`",
+        lambda w: reference(w, {"weights": 1}),
+        Raises(ValueError, r"has no `model_state_dict`; found \['weights'\]"),
+    ),
+    Row("a gene list of objects", pickled_names, Raises(ValueError, "is not a NumPy file of plain strings")),
+    Row(
+        "a gene list of another length",
+        lambda w: _short(w),
+        Raises(ValueError, "The checkpoint has 60 genes, the list of gene names 59"),
+    ),
+]
+
+
+def _short(w) -> None:
+    weights = {"conv1.lin.weight": torch.rand(8, 60), "conv1.bias": torch.rand(8), "conv2.lin.weight": torch.rand(4, 8)}
+    weights |= {"conv2.bias": torch.rand(4), "fc_gene.weight": torch.rand(60, 4), "fc_gene.bias": torch.rand(60)}
+    path = w.folder() / "weights.pt"
+    torch.save({"model_state_dict": weights}, path)
+    sagefm.SAGEFM.from_reference_checkpoint(path, list(w.section().var_names[:59]), w.section())
