@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check -c constrain
 TORCH := $(shell grep '^torch==' constraints.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: clean demo docs help lint test
+.PHONY: bench clean demo docs help lint test
 
 demo: $(VENV)/.installed ## train on a small simulated tissue and show what comes out
 	@echo "==> sagefm demo"
@@ -29,6 +29,10 @@ lint: $(VENV)/.installed-dev ## check style and types
 docs: $(VENV)/.installed-docs ## build the documentation, tutorials included, in docs/_build/html
 	@echo "==> sphinx-build"
 	@$(BIN)/sphinx-build -q -W --keep-going -b html docs docs/_build/html
+
+bench: $(VENV)/.installed-dev ## time every stage against bare matrix products, and say what moved
+	@echo "==> benchmarks/speed"
+	@OMP_NUM_THREADS=1 $(BIN)/python benchmarks/speed/run.py
 
 clean: ## remove what the targets made, but for .venv
 	@echo "==> removing build products and caches"

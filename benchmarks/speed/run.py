@@ -26,7 +26,7 @@ from _simulated import section as simulated
 from _stages import Stages, embedding_stages, model_of, training_stages
 
 sys.path.append(str(Path(__file__).parents[1]))
-from _sections import FOLDER, section  # noqa: E402
+from _sections import FOLDER, section
 
 HERE = Path(__file__).parent
 BASELINE, MOVED = HERE / "baseline.json", 0.2

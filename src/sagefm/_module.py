@@ -165,16 +165,15 @@ class MaskedCenterModule(BaseModuleClass):
         columns, lengths, rotation = torch.linalg.svd(self.decoder.weight, full_matrices=False)
         length = lengths.square().mean().sqrt()
         turn = lengths[:, None] * rotation / length
-        last = self.encoder.layer(self.encoder.n_layers)
-        weight = last.lin.weight if isinstance(last, EgoGCNConv) else last.weight
         self.decoder.weight.copy_(columns * length)
-        weight.copy_(turn @ weight)
-        last.bias.copy_(turn @ last.bias)
+        for parameter in self.encoder.layer(self.encoder.n_layers).parameters():  # weight and bias of an affine map
+            parameter.copy_(turn @ parameter)
 
     def center_input(self, counts: Tensor, visible: Tensor, units: Units) -> tuple[Tensor, Tensor]:
         """Return what the network reads of centres, (n, genes), and the factor their counts were scaled by, (n, 1)."""
-        logged, factor = self._constants.log_dense(counts, visible)
-        return units.standardize(logged, visible), factor
+        shown = visible.to(counts.dtype)  # once: a product with a boolean converts it every time
+        logged, factor = self._constants.log_dense(counts, shown)
+        return units.standardize(logged, shown), factor
 
     def decode(self, latent: Tensor, units: Units, genes: Tensor | None = None) -> Tensor:
         """Predict every gene, or `genes` by position, on the log scale: (n, genes)."""
@@ -228,7 +227,7 @@ class MaskedCenterModule(BaseModuleClass):
         counts, mask = tensors[REGISTRY_KEYS.X_KEY], inference_outputs["mask"]
         target, _ = self.center_input(counts, tensors[KNOWN_KEY], _units(tensors))
         # Weighting by the mask and summing is many times faster backwards than indexing by it.
-        errors = (generative_outputs["predicted"] - target) * mask.to(target.dtype)
+        errors = (generative_outputs["predicted"] - target).mul_(mask.to(target.dtype))
         return LossOutput(loss=errors.square().sum() / mask.sum().clamp_min(1), n_obs_minibatch=len(counts))
 
 

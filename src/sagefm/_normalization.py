@@ -64,7 +64,7 @@ class Normalization:
 
         The factor brings counts to the depth that the log is taken at: one where nothing is normalised.
         """
-        shown = visible.to(counts.dtype)  # once: a product with a boolean converts it every time
+        shown = visible.to(counts.dtype)
         seen = counts * shown
         factor = self.depth_factor(seen, shown) if self.method == "size" else torch.ones_like(seen[:, :1])
         return (seen * factor).log1p_(), factor
