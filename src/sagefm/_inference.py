@@ -135,9 +135,8 @@ class OnePass:
         n_genes, width = len(self._spots.genes), self._module.encoder.conv1.out_channels
         sections, section = np.unique(self._units.section[rows], return_inverse=True)
         offset = self._tensor(self._units.offset(sections, self._spots.visible))
-        moved = [
-            project(torch.nn.functional.pad(offset, (0, 0, 0, 1))) for project in projections
-        ]  # and a row of zeros
+        with_zeros = torch.nn.functional.pad(offset, (0, 0, 0, 1))  # a last row of zeros tells the bias
+        moved = [project(with_zeros) for project in projections]
         results = [torch.empty(len(rows), width, device=self._module.device) for _ in projections]
         dense = np.empty((min(self._batch_size, len(rows)), n_genes), dtype=np.float32)
         for start in range(0, len(rows), self._batch_size):
