@@ -65,7 +65,7 @@ def test_pretraining_leaves_weights_and_a_report(trained, table):
     assert [section["sample"] for section in card["sections"]] == ["section_1", "section_2", "section_3"]
     assert all(section["licence"] == "CC BY 4.0" and section["sha256"] for section in card["sections"])
     assert card["metrics"]["recovery"]["sections"] == "test" and card["metrics"]["recovery"]["n_sections"] == 1
-    assert card["command"].startswith("sagefm ") and card["seed"] == 0
+    assert card["command"].startswith("sagefm") and card["seed"] == 0
     assert matplotlib.image.imread(out / "recovery.png").std() > 0
     log = pd.read_csv(next((out / "log").glob("*/metrics.csv")))
     assert log["train_loss"].notna().sum() == 3 and log["validation_loss"].notna().sum() == 3
