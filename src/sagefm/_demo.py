@@ -45,13 +45,9 @@ MAX_MAPPED = 6  # sections in the domain map
 SECTION = "section"
 ALL_SPOTS = "all"
 
-LATENT, SMOOTH_LATENT, SMOOTH_PCA = (
-    "SAGEFM latent",
-    "SAGEFM latent, neighbourhood mean",
-    "PCA of the smoothed counts",
-)
+SMOOTH_LATENT, SMOOTH_PCA = "SAGEFM latent, neighbourhood mean", "PCA of the smoothed counts"
 # What each is clustered by, and how often that is smoothed.
-CLUSTERED_BY = {LATENT: ("latent", 0), SMOOTH_LATENT: ("latent", 1), SMOOTH_PCA: ("smooth_pca", 0)}
+CLUSTERED_BY = {SMOOTH_LATENT: ("latent", 1), SMOOTH_PCA: ("smooth_pca", 0)}
 
 
 def run(
