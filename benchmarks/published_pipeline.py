@@ -182,7 +182,7 @@ def predictions(model: Any, genes: np.ndarray, everything: np.ndarray, mask: np.
 @torch.inference_mode()
 def decoded(model: Any, latent: Tensor) -> np.ndarray:
     """Return predictions of every gene."""
-    return model.module.decode(latent).numpy()
+    return model.module.decode(latent, Units()).numpy()
 
 
 def training_step(model: Any) -> float:
