@@ -182,6 +182,8 @@ def predictions(model: Any, genes: np.ndarray, everything: np.ndarray, mask: np.
 @torch.inference_mode()
 def decoded(model: Any, latent: Tensor) -> np.ndarray:
     """Return predictions of every gene."""
+    from sagefm._units import Units
+
     return model.module.decode(latent, Units()).numpy()
 
 
