@@ -119,11 +119,15 @@ class Spots:
         return sparse_matmul_to_dense(operator[:, needed], self.log(needed))
 
     @cached_property
+    def _section_numbers(self) -> np.ndarray:
+        return np.unique(self.sections, return_inverse=True)[1]
+
+    @cached_property
     def units(self) -> GeneUnits:
         """In which units the genes of each section are read and predicted."""
         return gene_units(
             self.normalization,
-            np.unique(self.sections, return_inverse=True)[1],
+            self._section_numbers,
             ((rows, self.log(rows), self.visible) for rows in self.chunks(np.arange(self.n_obs), CHUNK)),
         )
 
@@ -136,7 +140,7 @@ class Spots:
                 counts = torch.from_numpy(self.counts(rows).toarray())
                 yield rows, self.normalization.log_dense(counts, torch.from_numpy(visible))[0].numpy(), visible
 
-        return gene_units(self.normalization, np.unique(self.sections, return_inverse=True)[1], pieces())
+        return gene_units(self.normalization, self._section_numbers, pieces())
 
     def inputs(self, rows: np.ndarray, units: Units) -> torch.Tensor:
         """Return what the network reads of unmasked spots, (rows, genes)."""

@@ -217,9 +217,10 @@ class Counterfactual:
         for gene in source:
             measured = self.expression.column(gene)
             change = (levels.on_log_scale(measured) - measured[:, None]).astype(np.float32)
-            _, scale = self._units_of(self.rows, [gene])  # no edge leaves a section, so neighbours have it, too
-            changes[0].append(change[self.rows] / scale)
-            changes[1].append(self._operator @ change / scale)
+            units = self._units.of(self.rows, genes=np.array([gene]))
+            for moved, moves in zip((change[self.rows], self._operator @ change), changes, strict=True):
+                # No edge leaves a section, so the neighbours have its scale, too.
+                moves.append(moved if units.scale is None else moved / units.scale.numpy())
         own, nearby = (np.stack(change, axis=2) for change in changes)  # (rows, levels, parts)
         if self._where == "neighbors":
             own = np.zeros_like(own)
@@ -239,8 +240,8 @@ class Counterfactual:
     def _hiding(self, readout: Readout, first: int) -> _Hiding:
         genes, weights = readout.genes, readout.weights
         weights = np.eye(len(genes), dtype=np.float32) if weights is None else np.ascontiguousarray(weights.T)
-        mean, scale = self._units_of(self.rows, genes)
-        shown = (self.expression.columns(genes)[self.rows] - mean) / scale * self._visible[genes]
+        units, visible = self._units.of(self.rows, genes=genes), torch.from_numpy(self._visible[genes])
+        shown = units.standardize(torch.from_numpy(self.expression.columns(genes)[self.rows]), visible).numpy()
         member = (weights > 0).astype(np.float32)
         return _Hiding(first, shown, member, self._tensor(weights), self._tensor(genes), self._directions(genes))
 
@@ -260,19 +261,8 @@ class Counterfactual:
         predicted[:, at, which + hiding.first] = parts.sum(dim=2)
 
     def _decode(self, hidden: Tensor, genes: Tensor, rows: np.ndarray) -> Tensor:
-        latent, decoder = self.module.encoder.after_first(hidden), self.module.decoder
-        predicted = torch.nn.functional.linear(latent, decoder.weight[genes], decoder.bias[genes])
-        # The units of the asked genes alone: in full they are as wide as the counts.
-        mean, scale = (self._tensor(values) for values in self._units_of(rows, genes.cpu().numpy()))
-        return (predicted * scale + mean).relu_()
-
-    def _units_of(self, rows: np.ndarray, genes: Sequence[int] | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return mean and scale of `genes` in the sections of `rows`, each (rows or 1, genes)."""
-        if self._units.mean is None or self._units.scale is None:
-            return np.zeros((1, 1), dtype=np.float32), np.ones((1, 1), dtype=np.float32)
-        sections = self._units.section[rows]
-        sections = sections[:1] if (sections == sections[:1]).all() else sections
-        return self._units.mean[np.ix_(sections, genes)], self._units.scale[np.ix_(sections, genes)]
+        units = self._units.of(rows, self._device, genes.cpu().numpy())
+        return self.module.decode(self.module.encoder.after_first(hidden), units, genes)
 
     def _tensor(self, array: np.ndarray) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(array)).to(self._device)

@@ -135,8 +135,8 @@ class ImputationMixin(BaseModelClass):
         return pd.DataFrame(values, index=spots.adata.obs_names[rows], columns=spots.adata.var_names)
 
     @torch.inference_mode()
-    def _predict(self, encoded: Encoded, scale: str, genes: torch.Tensor | None = None) -> np.ndarray:
-        logged = self.module.decode(encoded.latent, encoded.units, genes)
+    def _predict(self, encoded: Encoded, scale: str, genes: torch.Tensor | slice = slice(None)) -> np.ndarray:
+        logged = self.module.decode(encoded.latent, encoded.units.of_genes(genes), genes)
         return (logged if scale == "log1p" else torch.expm1(logged) / encoded.factor).cpu().numpy()
 
 

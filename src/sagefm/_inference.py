@@ -134,17 +134,20 @@ class OnePass:
         """
         n_genes, width = len(self._spots.genes), self._module.encoder.conv1.out_channels
         sections, section = np.unique(self._units.section[rows], return_inverse=True)
-        offset = self._tensor(self._units.offset(sections, self._spots.visible))
-        with_zeros = torch.nn.functional.pad(offset, (0, 0, 0, 1))  # a last row of zeros tells the bias
-        moved = [project(with_zeros) for project in projections]
+        offset = self._units.offset(sections, self._spots.visible)
         results = [torch.empty(len(rows), width, device=self._module.device) for _ in projections]
         dense = np.empty((min(self._batch_size, len(rows)), n_genes), dtype=np.float32)
         for start in range(0, len(rows), self._batch_size):
             piece = slice(start, start + self._batch_size)
             logged = self._units.scaled(rows[piece], self._spots.log(rows[piece]))
             x = self._tensor(logged.toarray(out=dense[: logged.shape[0]]))
-            for result, project, at in zip(results, projections, moved, strict=True):
-                result[piece] = project(x) - (at[:-1] - at[-1])[section[piece]]
+            for result, project in zip(results, projections, strict=True):
+                result[piece] = project(x)
+        if offset is not None:
+            with_zeros = torch.nn.functional.pad(self._tensor(offset), (0, 0, 0, 1))  # a last row tells the bias
+            for result, project in zip(results, projections, strict=True):
+                moved = project(with_zeros)
+                result -= (moved[:-1] - moved[-1])[section]
         return results
 
     def _join(self, rows: np.ndarray, center: Tensor, mean: Tensor, own: Callable[[], Tensor]) -> Tensor:

@@ -134,7 +134,6 @@ def _steps(method: str, n_steps: int) -> np.ndarray:
     """Return where on the way from nothing, 0, to the data, 1, gradients are taken, and their weights, (2, steps)."""
     if method == "gradient":
         return np.ones((2, 1))
-    # Gauss and Legendre's points crowd at the ends, where the first layer's normalisation turns fastest.
     places, weights = np.polynomial.legendre.leggauss(n_steps)
     return np.stack([(places + 1) / 2, weights / 2])
 
@@ -168,7 +167,8 @@ class _Explained:
         hidden = first(*read, n)
         with torch.no_grad():
             start = first(*(torch.zeros_like(values) for values in inputs), n)
-        predict = partial(self._predict, target=target, units=self._spots.units.of(rows, n.device))
+        gene = np.array([target])
+        predict = partial(self._predict, gene=torch.from_numpy(gene), units=self._spots.units.of(rows, n.device, gene))
         # The first layer is linear: gradients are averaged over its output, which is short, and taken back once.
         slopes = _mean_gradient(predict, start, hidden.detach(), steps)
         gradients = torch.autograd.grad(hidden, read, slopes)
@@ -188,12 +188,9 @@ class _Explained:
         neighbors = torch.where(n > 0, neighbors, center)
         return [values.to(self._module.device) for values in (center, neighbors)], n.to(self._module.device)
 
-    def _predict(self, hidden: Tensor, target: int, units: Units) -> Tensor:
-        """Predict one target before it is rectified, (rows,)."""
-        latent, decoder = self._module.encoder.after_first(hidden), self._module.decoder
-        one = slice(target, target + 1)
-        predicted = torch.nn.functional.linear(latent, decoder.weight[one], decoder.bias[one])
-        return units.restore(predicted, one)[:, 0]
+    def _predict(self, hidden: Tensor, gene: Tensor, units: Units) -> Tensor:
+        """Predict one gene before it is rectified, (rows,)."""
+        return self._module.decode_unrectified(self._module.encoder.after_first(hidden), units, gene)[:, 0]
 
 
 def _mean_gradient(predict: Callable[[Tensor], Tensor], start: Tensor, end: Tensor, steps: np.ndarray) -> Tensor:

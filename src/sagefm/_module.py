@@ -175,12 +175,13 @@ class MaskedCenterModule(BaseModuleClass):
         logged, factor = self._constants.log_dense(counts, shown)
         return units.standardize(logged, shown), factor
 
-    def decode(self, latent: Tensor, units: Units, genes: Tensor | None = None) -> Tensor:
-        """Predict every gene, or `genes` by position, on the log scale: (n, genes)."""
-        if genes is None:
-            return units.restore(self.decoder(latent).float()).relu()
-        predicted = nn.functional.linear(latent, self.decoder.weight[genes], self.decoder.bias[genes])
-        return units.restore(predicted.float(), genes).relu()
+    def decode(self, latent: Tensor, units: Units, genes: Tensor | slice = slice(None)) -> Tensor:
+        """Predict `genes`, by position, on the log scale from a latent representation and their units: (n, genes)."""
+        return self.decode_unrectified(latent, units, genes).relu()
+
+    def decode_unrectified(self, latent: Tensor, units: Units, genes: Tensor | slice = slice(None)) -> Tensor:
+        """Predict `genes` as :meth:`decode` does, also below zero."""
+        return units.restore(nn.functional.linear(latent, self.decoder.weight[genes], self.decoder.bias[genes]).float())
 
     def draw_mask(self, counts: Tensor) -> Tensor:
         """Draw which entries are masked, boolean (n, genes); always the same ones in validation."""

@@ -33,11 +33,15 @@ class Units(NamedTuple):
             return logged
         return (logged - self.mean).div_(self.scale).mul_(visible)
 
-    def restore(self, values: Tensor, genes: Tensor | slice = slice(None)) -> Tensor:
-        """Return values of `genes` in these units, (n, genes), on the log scale."""
+    def restore(self, values: Tensor) -> Tensor:
+        """Return values in these units, (n, genes), on the log scale."""
         if self.mean is None or self.scale is None:
             return values
-        return values * self.scale[:, genes] + self.mean[:, genes]
+        return values * self.scale + self.mean
+
+    def of_genes(self, genes: Tensor | slice) -> Units:
+        """Return the units of some genes, by position."""
+        return Units(*(None if values is None else values[:, genes] for values in self))
 
 
 class GeneUnits:
@@ -54,31 +58,36 @@ class GeneUnits:
     def __init__(self, mean: np.ndarray | None, scale: np.ndarray | None, section: np.ndarray) -> None:
         self.mean, self.scale, self.section = mean, scale, section
 
-    def of(self, rows: np.ndarray, device: torch.device | str = "cpu") -> Units:
-        """Return the units of some spots; one row for all where they are of one section."""
+    def of(
+        self, rows: np.ndarray, device: torch.device | str = "cpu", genes: np.ndarray | slice = slice(None)
+    ) -> Units:
+        """Return the units of `genes` in some spots; one row for all where they are of one section."""
         if self.mean is None or self.scale is None:
             return Units()
-        sections = self.section[rows]
-        if len(sections) and (sections == sections[0]).all():
-            sections = sections[:1]
-        return Units(*(torch.from_numpy(values[sections]).to(device) for values in (self.mean, self.scale)))
+        sections = self._sections_of(rows)[:, None] if isinstance(genes, np.ndarray) else self._sections_of(rows)
+        return Units(*(torch.from_numpy(values[sections, genes]).to(device) for values in (self.mean, self.scale)))
 
     def scaled(self, rows: np.ndarray, logged: sp.csr_matrix) -> sp.csr_matrix:
         """Return log values of `rows`, (rows, genes), divided by the genes' scales; the :meth:`offset` is left in."""
         if self.scale is None:
             return logged
-        sections = self.section[rows]
-        if len(sections) and (sections == sections[0]).all():
+        sections = self._sections_of(rows)
+        if len(sections) == 1:
             scale = torch.from_numpy(self.scale[sections[0]]).index_select(0, torch.from_numpy(logged.indices)).numpy()
         else:
             scale = self.scale[np.repeat(sections, np.diff(logged.indptr)), logged.indices]
         return sp.csr_matrix((logged.data / scale, logged.indices, logged.indptr), logged.shape)
 
-    def offset(self, sections: np.ndarray, visible: np.ndarray) -> np.ndarray:
+    def offset(self, sections: np.ndarray, visible: np.ndarray) -> np.ndarray | None:
         """Return what remains to be taken off where genes are `visible`, (sections, genes): mean over scale."""
         if self.mean is None or self.scale is None:
-            return np.zeros((len(sections), len(visible)), dtype=np.float32)
+            return None
         return self.mean[sections] / self.scale[sections] * visible
+
+    def _sections_of(self, rows: np.ndarray) -> np.ndarray:
+        """Return the section of each spot, (rows,), or of all, (1,), where that is one."""
+        sections = self.section[rows]
+        return sections[:1] if len(sections) and (sections == sections[0]).all() else sections
 
 
 class Sums:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import matplotlib.pyplot as plt
 import numpy as np
 from anndata import AnnData
 from matplotlib.axes import Axes
 from sklearn.neighbors import NearestNeighbors
 
-from sagefm.pl._plots import _BLUE, _NEUTRAL, _PANEL, _VERMILION
+from sagefm.pl._plots import _BLUE, _NEUTRAL, _VERMILION, _new_axes
 from sagefm.tl._inputs import embedded, representation
 
 
@@ -59,7 +58,7 @@ def compare_embeddings(
     if not 1 <= n_neighbors <= rows.sum() - 2:
         raise ValueError(f"n_neighbors={n_neighbors} must lie between 1 and {rows.sum() - 2}, the spots less two.")
     shared = _shared(values[0][rows], values[1][rows], n_neighbors)
-    ax = plt.subplots(figsize=(1.2 * _PANEL, _PANEL), layout="constrained")[1] if ax is None else ax
+    ax = _new_axes() if ax is None else ax
     bins = (np.arange(n_neighbors + 2) - 0.5) / n_neighbors
     ax.hist(shared, bins=bins.tolist(), color=_BLUE)
     ax.axvline(shared.mean(), color=_VERMILION, label=f"mean, {shared.mean():.2f}")

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import CenteredNorm, LinearSegmentedColormap
 
 from sagefm._errors import MissingKeyError
-from sagefm.pl._plots import _BLUE, _VERMILION, _new_axes, domains
+from sagefm.pl._plots import _BLUE, _VERMILION, _new_axes, _require_columns, domains
 
 # Blue to vermilion through a middle grey that shows on white and on black.
 _DIVERGING = LinearSegmentedColormap.from_list("sagefm_diverging", [_BLUE, "#999999", _VERMILION])
@@ -50,7 +50,7 @@ def perturbation_dots(table: pd.DataFrame, *, n_pairs: int = 20, ax: Axes | None
     >>> [label.get_text() for label in ax.get_yticklabels()]
     ['A → C', 'B → C']
     """
-    _require(table, ["source", "target", "scaled_effect", "p"], "SAGEFM.perturb")
+    _require_columns(table, ["source", "target", "scaled_effect", "p"], "SAGEFM.perturb")
     drawn = table.dropna(subset=["scaled_effect"]).copy()
     drawn["pair"] = drawn["source"].astype(str) + " → " + drawn["target"].astype(str)
     drawn["group"] = drawn["group"].astype(str) if "group" in drawn else "all spots"
@@ -189,7 +189,7 @@ def influence_bars(
     >>> sagefm.pl.influence_bars(table).get_title()
     'T'
     """
-    _require(table, ["target", "gene", *_SIDES], "SAGEFM.get_gene_influence")
+    _require_columns(table, ["target", "gene", *_SIDES], "SAGEFM.get_gene_influence")
     chosen = {"target": target} | ({"group": group} if "group" in table else {})
     for column, value in chosen.items():
         value = table[column].iloc[0] if value is None else value
@@ -205,11 +205,3 @@ def influence_bars(
     ax.legend(frameon=False, loc="lower right")  # where the short bars are
     ax.set(xlabel="mean size of the attribution (log1p)", ylabel="", title=", ".join(map(str, chosen.values())))
     return ax
-
-
-def _require(table: pd.DataFrame, columns: list[str], source: str) -> None:
-    missing = [column for column in columns if column not in table]
-    if missing:
-        raise MissingKeyError(
-            f"The table has no column {missing[0]!r}; it has {list(table)}. Pass what `{source}` returned."
-        )

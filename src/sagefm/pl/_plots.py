@@ -15,6 +15,8 @@ from matplotlib.colors import Colormap, ListedColormap, LogNorm
 from matplotlib.ticker import MaxNLocator
 from sklearn.neighbors import NearestNeighbors
 
+from sagefm._errors import MissingKeyError
+
 if TYPE_CHECKING:
     from sagefm import SAGEFM
 
@@ -57,7 +59,7 @@ def recovery(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     >>> ax.get_ylabel()
     'r of the model'
     """
-    _require_columns(table, ["r", "r_neighbors", "mean_expression"])
+    _require_columns(table, ["r", "r_neighbors", "mean_expression"], "SAGEFM.get_masked_recovery")
     ax = _new_axes() if ax is None else ax
     drawn = table.dropna(subset=["r", "r_neighbors"])
     drawn = drawn[drawn["mean_expression"] > 0].sort_values("mean_expression")
@@ -77,12 +79,11 @@ def recovery(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     return ax
 
 
-def _require_columns(table: pd.DataFrame, columns: list[str]) -> None:
+def _require_columns(table: pd.DataFrame, columns: list[str], source: str) -> None:
     missing = [column for column in columns if column not in table]
     if missing:
-        raise KeyError(
-            f"The table has no column {missing[0]!r}; it has {list(table)}. "
-            "Pass what `SAGEFM.get_masked_recovery` returned."
+        raise MissingKeyError(
+            f"The table has no column {missing[0]!r}; it has {list(table)}. Pass what `{source}` returned."
         )
 
 
@@ -207,9 +208,9 @@ def domains(
 def _require_keys(adata: AnnData, keys: list[str], spatial_key: str) -> None:
     missing = [key for key in keys if key not in adata.obs]
     if missing:
-        raise KeyError(f"{missing[0]!r} is not a column of obs; there are {list(adata.obs)}.")
+        raise MissingKeyError(f"{missing[0]!r} is not a column of obs; there are {list(adata.obs)}.")
     if spatial_key not in adata.obsm:
-        raise KeyError(f"spatial_key={spatial_key!r} is not in obsm; there are {sorted(adata.obsm)}.")
+        raise MissingKeyError(f"spatial_key={spatial_key!r} is not in obsm; there are {sorted(adata.obsm)}.")
 
 
 def _sections(adata: AnnData, sample_key: str | None) -> dict[str, np.ndarray]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from glob import glob
 from pathlib import Path
@@ -177,12 +177,8 @@ class Corpus:
 
         At most 64 sections are read, as many spots from each; a gene is averaged over the sections that have it.
         """
-        rng = np.random.default_rng(seed)
-        chosen = rng.permutation(np.asarray(sections))[:64]
         weight, total, squares = (np.zeros(len(self.genes)) for _ in range(3))
-        for section in chosen:
-            spots = self.open(int(section), normalization)
-            rows = rng.permutation(spots.n_obs)[: max(n_spots // len(chosen), 1)]
+        for spots, rows in self._drawn(normalization, sections, n_spots, seed):
             mean, deviation = spots.gene_moments(rows)
             weight += len(rows) * spots.known
             total += len(rows) * mean
@@ -194,14 +190,18 @@ class Corpus:
         self, normalization: Normalization, sections: Sequence[int] | np.ndarray, *, n_spots: int, seed: int = 0
     ) -> torch.Tensor:
         """Return what the network reads of some spots, (spots, genes), as many from each of at most 64 sections."""
+        drawn = self._drawn(normalization, sections, n_spots, seed)
+        return torch.cat([spots.inputs(rows, spots.units.of(rows)) for spots, rows in drawn])
+
+    def _drawn(
+        self, normalization: Normalization, sections: Sequence[int] | np.ndarray, n_spots: int, seed: int
+    ) -> Iterator[tuple[Spots, np.ndarray]]:
+        """Yield at most 64 sections, each with as many spots drawn from it as from the others."""
         rng = np.random.default_rng(seed)
         chosen = rng.permutation(np.asarray(sections))[:64]
-        parts = []
         for section in chosen:
             spots = self.open(int(section), normalization)
-            rows = rng.permutation(spots.n_obs)[: max(n_spots // len(chosen), 1)]
-            parts.append(spots.inputs(rows, spots.units.of(rows)))
-        return torch.cat(parts)
+            yield spots, rng.permutation(spots.n_obs)[: max(n_spots // len(chosen), 1)]
 
     def _try_to_index(self, path: Path, folder: Path | None) -> tuple[SectionRecord | None, str]:
         try:
