@@ -143,8 +143,8 @@ def test_masked_counts_of_a_centre_do_not_reach_the_network(method):
     module = MaskedCenterModule(
         normalization(method), [N_GENES, 5, 3], conv="sage", dropout_rate=0, mask_fraction=0.3, scale_genes=False
     )
-    counts, mask = torch.poisson(torch.full((9, N_GENES), 5.0)), torch.rand(9, N_GENES) < 0.5
-    known, neighbors = torch.ones(9, N_GENES, dtype=torch.bool), torch.rand(9, N_GENES)
+    counts, mask = torch.poisson(torch.full((9, N_GENES), 5.0)), (torch.rand(9, N_GENES) < 0.5).float()
+    known, neighbors = torch.ones(9, N_GENES), torch.rand(9, N_GENES)
     n_neighbors = torch.full((9, 1), 6.0)
     latent = module.inference(counts, mask, known, neighbors, n_neighbors, Units())["z"]
     other = module.inference(counts + 1000 * mask, mask, known, neighbors, n_neighbors, Units())["z"]

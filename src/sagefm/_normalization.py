@@ -67,7 +67,7 @@ class Normalization:
         shown = visible.to(counts.dtype)
         seen = counts * shown
         factor = self.depth_factor(seen, shown) if self.method == "size" else torch.ones_like(seen[:, :1])
-        return (seen * factor).log1p_(), factor
+        return seen.mul_(factor).log1p_(), factor
 
     def depth_factor(self, seen: Tensor, visible: Tensor) -> Tensor:
         """Return what brings visible counts (n, genes), zero elsewhere, to the target depth, (n, 1)."""
