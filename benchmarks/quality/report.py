@@ -11,7 +11,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from _protocol import HERE, METHODS
+from _protocol import HERE, METHODS, PROTOCOL
 
 ROWS = {
     "neighbors": "Mean of the neighbours",
@@ -160,6 +160,29 @@ def markdown(table: pd.DataFrame) -> str:
     return "\n".join("| " + " | ".join(cell.replace("|", "/") for cell in line) + " |" for line in lines)
 
 
+def ablations(scores: pd.DataFrame) -> pd.DataFrame:
+    """Return one row a variant of the default network: scores on both data sets, and its size."""
+    order = list(PROTOCOL["ablations"]["variants"])
+    values = scores.groupby(["method", "dataset", "metric"])["value"].mean()
+
+    def column(dataset: str, metric: str, form: str) -> pd.Series:
+        return values.xs((dataset, metric), level=("dataset", "metric")).map(form.format)
+
+    table = pd.DataFrame(
+        {
+            "r, breast": column("breast", "top500_r", "{:.3f}"),
+            "r, cortex": column("cortex", "top500_r", "{:.3f}"),
+            "ARI, cortex": column("cortex", "ARI", "{:.3f}"),
+            "parameters": column("breast", "parameters", "{:,.0f}"),
+            "epochs": column("breast", "epochs", "{:.0f}"),
+            "processor, s": column("breast", "cpu_seconds", "{:.0f}"),
+        }
+    )
+    names = scores.drop_duplicates("method").set_index("method")["label"]
+    table = table.reindex([name for name in order if name in table.index])
+    return table.fillna("").rename(index=names).rename_axis("").reset_index()
+
+
 MASKED = {
     "top500_r": "r, 500 most expressed",
     "median_r": "median r, all genes",
@@ -176,6 +199,7 @@ TABLES: dict[str, tuple[str, Callable[[pd.DataFrame], pd.DataFrame]]] = {
     "recovery_breast": ("recovery", lambda scores: recovery(scores, "breast", MASKED)),
     "recovery_cortex": ("recovery", lambda scores: recovery(scores, "cortex", MASKED)),
     "missing_breast": ("missing_genes", lambda scores: recovery(scores, "breast", MISSING)),
+    "ablations": ("ablations", ablations),
     "missing_cortex": ("missing_genes", lambda scores: recovery(scores, "cortex", MISSING)),
 }
 
@@ -196,7 +220,7 @@ def draw_domains(scores: pd.DataFrame, path: Path) -> None:
     ax.grid(axis="x", color="0.5", alpha=0.3)
     ax.legend(loc="upper left", fontsize=8)
     path.parent.mkdir(exist_ok=True)
-    plt.savefig(path, bbox_inches="tight", transparent=True, metadata={"Date": None})
+    plt.savefig(path, bbox_inches="tight", metadata={"Date": None})  # white: the text is black on dark pages, too
 
 
 if __name__ == "__main__":

@@ -2,9 +2,10 @@
 
 python benchmarks/quality/run.py TASK [--methods pca sagefm ...] [--datasets cortex_151673 ...] [--out FOLDER]
 
-Tasks: domains, annotation, regions, mixing (of representations); recovery, missing_genes (of predictions). What a
-method gives is kept below OUT/cache, so that a second run only scores; --fresh trains again. Rows of the methods and
-data sets that are run replace their old rows in OUT/TASK.csv; all others stay.
+Tasks: domains, annotation, regions, mixing (of representations); recovery, missing_genes (of predictions); ablations
+(of the default network: its variants stand for methods). What a method gives is kept below OUT/cache, so that a second
+run only scores; --fresh trains again. Rows of the methods and data sets that are run replace their old rows in
+OUT/TASK.csv; all others stay.
 """
 
 import argparse
@@ -20,13 +21,16 @@ import pandas as pd
 from _protocol import HERE, METHODS, PROTOCOL
 
 OF_PREDICTIONS = ("recovery", "missing_genes")
+VARIANTS = PROTOCOL["ablations"]["variants"]
 
 
 def main() -> None:
     arguments = parse()
     warnings.simplefilter("ignore")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    if arguments.task in OF_PREDICTIONS:
+    if arguments.task == "ablations":
+        from _ablations import measure
+    elif arguments.task in OF_PREDICTIONS:
         from _predictions import measure
     else:
         from _score import measure
@@ -45,7 +49,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--environments", type=Path, default=HERE / ".environments")
     parser.add_argument("--fresh", action="store_true", help="run the methods again though their results are there")
     arguments = parser.parse_args()
-    if unknown := set(arguments.methods or ()) - set(METHODS) - {"neighbors", "regression"}:
+    if unknown := set(arguments.methods or ()) - set(METHODS) - {"neighbors", "regression", *VARIANTS}:
         sys.exit(f"No method {sorted(unknown)[0]!r} in methods.toml; there are {', '.join(METHODS)}.")
     arguments.out.mkdir(parents=True, exist_ok=True)
     return arguments

@@ -1,0 +1,64 @@
+"""The default model with one thing changed at a time, trained and scored on the development sections."""
+
+import argparse
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import scvi
+from _inputs import annotation, joined
+from _predictions import masked_recovery
+from _protocol import PROTOCOL
+from sklearn.metrics import adjusted_rand_score
+
+import sagefm
+
+TASK = PROTOCOL["ablations"]
+
+
+def measure(arguments: argparse.Namespace) -> Iterator[pd.DataFrame]:
+    """Yield the rows of one data set, variant and seed after another."""
+    for name, split in TASK["splits"].items():
+        if arguments.datasets and name not in arguments.datasets:
+            continue
+        train, test = joined(split["train"]), joined(split["test"])
+        for variant, changes in TASK["variants"].items():
+            if arguments.methods and variant not in arguments.methods:
+                continue
+            for seed in TASK["seeds"]:
+                account = {"dataset": name, "method": variant, "seed": seed, "label": changes["label"]}
+                scores = scored(changes, train, test, seed)
+                yield pd.DataFrame([{**account, "metric": metric, "value": value} for metric, value in scores.items()])
+
+
+def scored(changes: dict[str, Any], train: ad.AnnData, test: ad.AnnData, seed: int) -> dict[str, float]:
+    """Train one variant and return its scores and what it cost."""
+    scvi.settings.seed = seed
+    model = sagefm.SAGEFM(train, **changes.get("model", {}))
+    if changes.get("random_start"):
+        model.module.start_from = lambda components, deviation: None
+    busy = time.process_time()
+    model.train(accelerator="cpu", enable_progress_bar=False, **changes.get("train", {}))
+    cost = {
+        "cpu_seconds": time.process_time() - busy,
+        "epochs": len(model.history["train_loss"]),
+        "parameters": sum(parameter.numel() for parameter in model.module.parameters()),
+    }
+    return cost | masked_recovery(model, train, test) | domain_scores(model, test)
+
+
+def domain_scores(model: sagefm.SAGEFM, test: ad.AnnData) -> dict[str, float]:
+    """Compare clusters of the averaged latent representation with the annotation; nothing where there is none."""
+    truth = annotation(test) if "annotation" in test.obs else pd.Series(dtype=object)
+    if truth.nunique() < 2 or test.obs["sample"].nunique() > 1:
+        return {}
+    latent = model.get_latent_representation(test, key_added=None)
+    known, found = truth.notna().to_numpy(), []
+    for seed in PROTOCOL["domains"]["cluster_seeds"]["gmm"]:
+        test.obsm["X_scored"] = latent
+        sagefm.tl.domains(test, truth.nunique(), use_rep="X_scored", seed=seed)
+        found.append(adjusted_rand_score(truth[known], test.obs["domain"][known]))
+    return {"ARI": float(np.mean(found))}
