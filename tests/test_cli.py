@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 import sagefm
 from sagefm._cli import app
+from sagefm._weights import CARD, packaged_weights, read_card
 
 SHORT = ["--max-epochs", "2"]
 
@@ -64,6 +65,23 @@ def test_demo_is_quiet_about_everything_else(section, tmp_path):
 def test_demo_finds_the_same_twice(section, tmp_path):
     first, second = (demo(section, tmp_path).output.split("Masked genes")[1] for _ in range(2))
     assert first == second
+
+
+def test_demo_puts_the_packaged_weights_beside_where_they_know_the_genes(section, tmp_path):
+    left_out = demo(section, tmp_path)
+    assert "human-mini, the weights that come with sagefm, are left out: The section has " in left_out.output
+    assert "zero-shot" not in left_out.output
+    human = section.copy()
+    genes = read_card(packaged_weights()["human-mini"] / CARD)["genes"]
+    human.var_names = genes[: human.n_vars]
+    few = demo(human, tmp_path)
+    assert few.exit_code == 0 and "are left out" in few.output  # 200 of 16,848 genes
+    wide = sagefm.datasets.simulated_tissue(10, 10, n_genes=1700)
+    wide.var_names = genes[: wide.n_vars]
+    found = demo(wide, tmp_path)
+    assert found.exit_code == 0, found.output
+    assert found.output.count("human-mini, zero-shot") == 2  # masked genes and domains
+    assert list(anndata.read_h5ad(tmp_path / "out" / "section.h5ad").obsm) == ["X_sagefm", "programmes", "spatial"]
 
 
 def test_demo_without_truth_has_nothing_to_compare_with(section, tmp_path):
