@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check -c constrain
 TORCH := $(shell grep '^torch==' constraints.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: bench clean demo docs help lint test
+.PHONY: bench clean coverage demo docs help lint linkcheck test
 
 demo: $(VENV)/.installed ## train on a small simulated tissue and show what comes out
 	@echo "==> sagefm demo"
@@ -19,6 +19,10 @@ demo: $(VENV)/.installed ## train on a small simulated tissue and show what come
 test: $(VENV)/.installed-test ## run the tests
 	@echo "==> pytest"
 	@$(BIN)/pytest $(PYTEST_FLAGS)
+
+coverage: $(VENV)/.installed-test ## run the tests; fail where they reach less than 95 % of the lines and branches
+	@echo "==> pytest --cov"
+	@$(BIN)/pytest --cov $(PYTEST_FLAGS)
 
 lint: $(VENV)/.installed-dev ## check style and types
 	@echo "==> ruff and mypy"
@@ -30,13 +34,17 @@ docs: $(VENV)/.installed-docs ## build the documentation, tutorials included, in
 	@echo "==> sphinx-build"
 	@$(BIN)/sphinx-build -q -W --keep-going -b html docs docs/_build/html
 
+linkcheck: $(VENV)/.installed-docs ## ask for every link of the documentation; this needs the network
+	@echo "==> sphinx-build -b linkcheck"
+	@$(BIN)/sphinx-build -q -D nb_execution_mode=off -D suppress_warnings=myst-nb.lexer -b linkcheck docs docs/_build/linkcheck
+
 bench: $(VENV)/.installed-dev ## time every stage against bare matrix products, and say what moved
 	@echo "==> benchmarks/speed"
 	@OMP_NUM_THREADS=1 $(BIN)/python benchmarks/speed/run.py
 
 clean: ## remove what the targets made, but for .venv
 	@echo "==> removing build products and caches"
-	@rm -rf build dist docs/_build docs/generated .coverage htmlcov .mypy_cache .pytest_cache .ruff_cache
+	@rm -rf build dist docs/_build docs/generated .coverage htmlcov mutants .mypy_cache .pytest_cache .ruff_cache
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /  \1\t/p' $(MAKEFILE_LIST)

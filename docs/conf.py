@@ -41,11 +41,16 @@ nb_merge_streams = True
 bibtex_bibfiles = ["references.bib"]
 bibtex_reference_style = "author_year"
 
+# `make linkcheck` asks the pages behind all links, and follows anchors. It needs the network.
+linkcheck_timeout = 20
+linkcheck_retries = 2
+
 # Links to other projects need the network, so they are made only where it is known to be there.
 if os.environ.get("SAGEFM_DOCS_INTERSPHINX") == "1" or os.environ.get("READTHEDOCS") == "True":
     extensions.append("sphinx.ext.intersphinx")
     intersphinx_mapping = {
         "anndata": ("https://anndata.readthedocs.io/en/stable/", None),
+        "lightning": ("https://lightning.ai/docs/pytorch/stable/", None),
         "matplotlib": ("https://matplotlib.org/stable/", None),
         "mudata": ("https://mudata.readthedocs.io/stable/", None),
         "numpy": ("https://numpy.org/doc/stable/", None),
@@ -53,6 +58,7 @@ if os.environ.get("SAGEFM_DOCS_INTERSPHINX") == "1" or os.environ.get("READTHEDO
         "python": ("https://docs.python.org/3/", None),
         "scanpy": ("https://scanpy.readthedocs.io/en/stable/", None),
         "scvi": ("https://docs.scvi-tools.org/en/stable/", None),
+        "sklearn": ("https://scikit-learn.org/stable/", None),
         "squidpy": ("https://squidpy.readthedocs.io/en/stable/", None),
         "torch": ("https://docs.pytorch.org/docs/stable/", None),
     }

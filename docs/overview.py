@@ -20,4 +20,4 @@ figure, axes = plt.subplots(1, 3, figsize=(13, 3.8), layout="constrained", width
 adata.obs["truth"], adata.obs["domains of SAGEFM"] = adata.obs["annotation"], adata.obs["domain"]
 sagefm.pl.domains(adata, ["truth", "domains of SAGEFM"], axes=axes[:2])
 sagefm.pl.recovery(recovery, ax=axes[2])
-figure.savefig(Path(__file__).parent / "images" / "overview.png", dpi=90)
+figure.savefig(Path(__file__).parent / "images" / "overview.png", dpi=90, bbox_inches="tight")

@@ -1,25 +1,33 @@
-"""Every Python block of the README and the guides runs, in order, as a reader would run it."""
+"""Every Python and shell block of the README, the guides and the tutorials runs, in order, as a reader would run it."""
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import anndata as ad
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import pytest
+import scanpy as sc
 import squidpy as sq
+import torch
 
 import sagefm
 from sagefm._weights import CARD, packaged_weights, read_card
 
 ROOT = Path(__file__).parents[1]
-PAGES = ["index", "user_guide", "graphs", "input_data", "ecosystem", "perturbation", "pretraining"]
-DOCUMENTS = ["README.md", *(f"docs/{page}.md" for page in PAGES)]
+PAGES = {page.relative_to(ROOT).as_posix(): page.read_text() for page in ROOT.glob("docs/*.md")}
+PAGES |= {page.relative_to(ROOT).as_posix(): page.read_text() for page in ROOT.glob("tutorials/*.md")}
+PAGES |= {"README.md": (ROOT / "README.md").read_text()}
 
-
-def blocks(path: Path) -> list[str]:
-    return re.findall(r"^```python\n(.*?)^```$", path.read_text(), flags=re.MULTILINE | re.DOTALL)
+# The cells of a tutorial are `{code-cell}`, and run when the documentation is built.
+BLOCK = re.compile(r"^(?:<!-- not run: ([^\n]+) -->\n)?```(python|bash)\n(.*?)^```$", flags=re.MULTILINE | re.DOTALL)
+DOCUMENTS = sorted(document for document, text in PAGES.items() if BLOCK.search(text))
+NOT_RUN = {"README.md": 1, "docs/installation.md": 2, "docs/pretraining.md": 1}
 
 
 @pytest.fixture
@@ -44,19 +52,80 @@ def human_section() -> ad.AnnData:
 
 
 def leave_files(names: dict[str, Any]) -> None:
-    """What a reader has on disk: weights, and a folder of sections."""
+    """What a reader has on disk: a section, weights, sections in files and in one, and the published checkpoint."""
+    names["adata"].write_h5ad("section.h5ad")
     names["model"].save_pretrained("weights")
+    leave_sections()
+    leave_embedded()
+    leave_checkpoint([*names["adata"].var_names, "CD3E", "MS4A1"], widths=(32, 16, 16, 16, 32))
+
+
+def leave_sections() -> None:
+    """Four sections of four patients, in a folder with a table, and as `A1.h5ad` to `D1.h5ad`."""
     Path("sections").mkdir()
-    for seed in range(4):
-        sagefm.datasets.simulated_tissue(8, 8, n_genes=100, seed=seed).write_h5ad(f"sections/{seed}.h5ad")
+    patients = {"A1": "P1", "B1": "P2", "C1": "P3", "D1": "P4"}
+    for seed, (name, patient) in enumerate(patients.items()):
+        section = sagefm.datasets.simulated_tissue(8, 8, n_genes=100, seed=seed)
+        section.obs["patient"] = patient
+        section.write_h5ad(f"sections/{seed}.h5ad")
+        section.write_h5ad(f"{name}.h5ad")
+    paths = [f"sections/{seed}.h5ad" for seed in range(4)]
+    pd.DataFrame({"path": paths, "sample": list(patients), "patient": patients.values()}).to_csv("sections.csv")
+
+
+def leave_embedded() -> None:
+    """Two embedded sections of two patients, a third of whose spots have no label."""
+    adata = sagefm.datasets.simulated_tissue(16, 16, n_genes=100, n_sections=2)
+    sagefm.SAGEFM.setup_anndata(adata, sample_key="sample")
+    adata.obsm["X_sagefm"] = sc.pp.pca(adata.X, n_comps=8)
+    adata.obsm["X_pca"] = adata.obsm["X_sagefm"][:, :4]
+    adata.obs["patient"] = adata.obs["sample"].astype(str)
+    adata.obs.loc[adata.obs_names[::3], "annotation"] = np.nan
+    adata.write_h5ad("embedded.h5ad")
+
+
+def leave_checkpoint(genes: list[str], widths: tuple[int, ...]) -> None:
+    """Random weights in the form of the published ones, and their genes."""
+    weights = {}
+    for number, (n_in, n_out) in enumerate(zip((len(genes), *widths), widths, strict=False), start=1):
+        weights |= {
+            f"conv{number}.lin.weight": torch.randn(n_out, n_in) / n_in**0.5,
+            f"conv{number}.bias": torch.randn(n_out),
+        }
+    weights |= {"fc_gene.weight": torch.randn(len(genes), widths[-1]), "fc_gene.bias": torch.rand(len(genes))}
+    Path("path/to").mkdir(parents=True)
+    torch.save({"model_state_dict": weights, "hidden_channels": list(widths)}, "path/to/checkpoint.pt")
+    np.save("path/to/gene_names.npy", np.array(genes))
+
+
+def run(language: str, code: str, document: str, names: dict[str, Any]) -> None:
+    if language == "python":
+        exec(compile(code, document, "exec"), names)
+    else:
+        path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+        subprocess.run(["bash", "-eu", "-c", code], env={**os.environ, "PATH": path}, check=True)
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_code_runs(document, names, tmp_path, monkeypatch):
-    code = blocks(ROOT / document)
-    assert code
     monkeypatch.chdir(tmp_path)
     leave_files(names)
-    for block in code:
-        exec(compile(block, document, "exec"), names)
+    for reason, language, code in BLOCK.findall(PAGES[document]):
+        if not reason:
+            run(language, code, document, names)
     plt.close("all")
+
+
+def test_blocks_that_cannot_run_are_few():
+    reasons = {document: sum(bool(reason) for reason, _, _ in BLOCK.findall(PAGES[document])) for document in DOCUMENTS}
+    assert {document: number for document, number in reasons.items() if number} == NOT_RUN
+
+
+@pytest.mark.parametrize("document", sorted(PAGES))
+def test_no_code_is_hidden_from_these_tests(document):
+    """Code in fences of another name, in fences that are indented, or in indented lines would not be run."""
+    languages = re.findall(r"^ *(?:```+|~~~+) *([^\s`]+)", PAGES[document], flags=re.MULTILINE)
+    assert {language for language in languages if not language.startswith("{")} <= {"python", "bash", "text"}
+    assert len(BLOCK.findall(PAGES[document])) == sum(language in ("python", "bash") for language in languages)
+    assert not re.search(r"^\n(?: {4,}|\t)\S", PAGES[document], flags=re.MULTILINE)
+    assert PAGES[document].count("<!-- not run") == NOT_RUN.get(document, 0)

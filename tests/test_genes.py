@@ -87,10 +87,18 @@ def test_a_tenth_of_the_genes_is_enough_and_less_is_refused_with_the_coverage():
     message = (
         "The section has 1 of the 20 genes that the model knows (5.0%); at least 10% are needed. The model's genes "
         "look like ['GENE0', 'GENE1', 'GENE2'], the section's like ['GENE0', 'X', 'Y']. If the names stand in a column "
-        "of var, pass it as `gene_symbols` to `setup_anndata`."
+        "of var, pass it as `gene_symbols`."
     )
     with pytest.raises(ValueError, match=exactly(message)):
-        match_genes(MODEL, pd.Index(["GENE0", "X", "Y"]))
+        match_genes(MODEL, pd.Index(["GENE0", "X", "Y", "Z"]))
+
+
+def test_a_small_panel_of_known_names_is_told_to_train_its_own_model():
+    hint = " The names agree, but the panel is small: train a model on the section itself, `SAGEFM(adata)`."
+    with pytest.raises(ValueError, match=f"\\['GENE0'\\]\\.{re.escape(hint)}$"):
+        match_genes(MODEL, MODEL[:1])
+    with pytest.raises(ValueError, match="pass it as `gene_symbols`"):
+        match_genes(MODEL, pd.Index(["GENE0", "OTHER"]))
 
 
 HINT = (
@@ -102,6 +110,27 @@ HINT = (
 def test_mouse_symbols_are_refused_with_a_hint():
     with pytest.raises(ValueError, match=re.escape(HINT)):
         match_genes(MODEL, MODEL.str.capitalize())
+
+
+VERSIONS = (
+    " Many names agree but for the version after the dot; take it off both with "
+    "`adata.var_names = adata.var_names.str.split('.').str[0]`."
+)
+
+
+@pytest.mark.parametrize("version_of_the_model", ["", ".3"])
+def test_identifiers_of_other_versions_are_refused_with_a_hint(version_of_the_model):
+    identifiers = pd.Index([f"ENSG{i:011}" for i in range(20)])
+    with pytest.raises(ValueError, match=f"{re.escape(VERSIONS)}$"):
+        match_genes(identifiers + version_of_the_model, identifiers + ".12")
+
+
+@pytest.mark.parametrize(("n_agree", "n_genes", "hinted"), [(2, 8, True), (2, 9, False), (1, 3, True), (0, 3, False)])
+def test_a_hint_is_given_where_a_quarter_of_the_names_agree(n_agree, n_genes, hinted):
+    mouse = [f"Gene{i}" for i in range(n_agree)] + [f"X{i}" for i in range(n_genes - n_agree)]
+    with pytest.raises(ValueError, match="of the 20 genes") as refusal:
+        match_genes(MODEL, pd.Index(mouse))
+    assert (HINT in str(refusal.value)) == hinted
 
 
 def test_names_of_another_kind_are_refused_without_the_hint():
@@ -156,6 +185,12 @@ def test_genes_that_differ_in_letter_case_only_are_both_offered():
         positions_of(["abc"], pd.Index(["Abc", "ABC"]))
 
 
+def test_three_close_names_at_most_are_offered():
+    with pytest.raises(KeyError) as refusal:
+        positions_of(["CD3"], pd.Index(["CD3A", "CD3B", "CD3C", "CD3D"]))
+    assert len(re.findall("CD3[A-D]", str(refusal.value))) == 3
+
+
 def test_many_unknown_genes_are_counted_and_the_first_five_named():
     with pytest.raises(KeyError, match="does not know 9 of the 9") as refusal:
         positions_of([f"{letter}___" for letter in "abcdefghi"], MODEL)
@@ -171,3 +206,5 @@ def test_a_gene_asked_for_twice_is_refused():
     message = "1 of the asked genes stand more than once, for example 'GENE1'. Try `list(dict.fromkeys(genes))`."
     with pytest.raises(ValueError, match=exactly(message)):
         positions_of(["GENE1", "GENE2", "GENE1"], MODEL)
+    with pytest.raises(ValueError, match=exactly(message)):
+        positions_of(np.array(["GENE1", "GENE2", "GENE1"]), MODEL)

@@ -5,6 +5,7 @@ import re
 
 import anndata as ad
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.sparse as sp
 import squidpy as sq
@@ -87,10 +88,12 @@ def test_a_layout_is_recognised_in_any_unit_at_any_place(layout):
     assert lattice_of(LAYOUTS[layout] * 1e4 - 7e5) == layout
 
 
-@pytest.mark.parametrize("layout", ["hexagonal grid", "square grid"])
+@pytest.mark.parametrize(
+    ("layout", "deviation"), [("hexagonal grid", 0.05), ("hexagonal grid", 0.09), ("square grid", 0.05)]
+)
 @pytest.mark.parametrize("seed", range(5))
-def test_jitter_does_not_hide_a_lattice(layout, seed):
-    jitter = np.random.default_rng(seed).normal(0, 0.05, (400, 2))
+def test_jitter_does_not_hide_a_lattice(layout, deviation, seed):
+    jitter = np.random.default_rng(seed).normal(0, deviation, (400, 2))
     assert lattice_of(LAYOUTS[layout] + jitter) == layout
 
 
@@ -149,9 +152,11 @@ def test_the_rings_hold_what_lies_within_two_steps_and_no_more():
     assert np.array_equal(setup(section(coordinates)).toarray() > 0, (distances > 0) & (distances < 2.01))
 
 
+@pytest.mark.parametrize("deviation", [0, 0.05, 0.09])
 @pytest.mark.parametrize(("layout", "n_neighs"), [("hexagonal grid", 6), ("square grid", 4)])
-def test_a_lattice_graph_is_squidpys_own(layout, n_neighs):
-    ours, theirs = section(LAYOUTS[layout]), section(LAYOUTS[layout])
+def test_a_lattice_graph_is_squidpys_own(layout, n_neighs, deviation):
+    coordinates = LAYOUTS[layout] + np.random.default_rng(0).normal(0, deviation, (400, 2))
+    ours, theirs = section(coordinates), section(coordinates)
     setup(ours)
     sq.gr.spatial_neighbors_grid(theirs, n_neighs=n_neighs, n_rings=2)
     for key in (KEY, "spatial_distances"):
@@ -198,6 +203,27 @@ def test_the_graph_goes_where_neighbors_key_says():
     adata = section(hexagonal(8, 8))
     sagefm.SAGEFM.setup_anndata(adata, neighbors_key="rings")
     assert set(adata.obsp) == {"rings_connectivities", "rings_distances"}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int64", "object"])
+@pytest.mark.parametrize("stored", [np.asarray, pd.DataFrame], ids=["array", "frame"])
+def test_the_type_of_the_coordinates_does_not_matter(stored, dtype):
+    adata, other = section(square(8, 8)), section(square(8, 8))
+    coordinates = stored(adata.obsm["spatial"].astype(dtype))
+    other.obsm["spatial"] = coordinates if stored is np.asarray else coordinates.set_index(other.obs_names)
+    assert same(setup(other), setup(adata))
+
+
+def test_as_many_spots_as_a_neighbourhood_needs_are_enough():
+    flower, plus = hexagonal(3, 3)[[0, 1, 3, 4, 5, 6, 7]], square(3, 3)[1::2]
+    for coordinates, layout in (
+        (flower, "hexagonal grid"),
+        (np.r_[plus, [[1, 1]]], "square grid"),
+        (irregular(15), "irregular"),
+    ):
+        adata = section(coordinates)
+        build_graph(adata, spatial_key="spatial", sections=np.zeros(len(coordinates)), key_added="g", layout=layout)
+        assert set(degrees(adata.obsp["g_connectivities"])) == {len(coordinates) - 1}
 
 
 def test_coordinates_are_read_where_spatial_key_says():
@@ -273,7 +299,8 @@ def test_an_existing_graph_needs_no_coordinates():
     "stored", [sp.csc_matrix, sp.csr_array, sp.csr_matrix.toarray, lambda x: x.astype(bool), lambda x: x.astype(int)]
 )
 def test_the_type_of_the_stored_graph_does_not_matter(stored):
-    assert same(check_graph(stored(ring_of(9)), None, KEY), ring_of(9))
+    graph = check_graph(stored(ring_of(9)), None, KEY)
+    assert same(graph, ring_of(9)) and graph.dtype == np.float32
 
 
 def test_a_stored_zero_is_no_edge_and_stays_stored(spots_of):
@@ -326,7 +353,7 @@ def refuse(graph: sp.csr_matrix, message: str) -> None:
 @pytest.mark.parametrize(("weight", "named"), [(0.5, "0.5"), (2, "2"), (-1, "-1"), (np.nan, "nan"), (np.inf, "inf")])
 def test_weights_are_refused(weight, named):
     graph = ring_of(64)
-    graph.data[[3, 9]] = weight
+    graph.data[[3, 9]] = weight, 0.3
     refuse(
         graph,
         "The neighbour graph obsp['spatial_connectivities'] has 2 edges with a weight other than 1 (for example "
@@ -395,6 +422,14 @@ def test_two_spots_in_one_place_are_refused_with_a_hint_at_sample_key():
     with pytest.raises(ValueError, match=f"^64 of the 128 spots .*{re.escape(hint)}them apart with `sample_key`\\.$"):
         setup(section(coordinates))
     setup(section(coordinates, sample=np.repeat(["a", "b"], 64)), sample_key="sample")
+
+
+def test_sections_laid_over_each_other_warn_with_a_hint_at_sample_key(recwarn):
+    coordinates = np.concatenate([hexagonal(16, 16), 1.37 * hexagonal(6, 6) + 0.31])
+    setup(section(coordinates, sample=np.repeat(["a", "b"], [256, 36])), sample_key="sample")
+    assert not [warning for warning in recwarn if "sample_key" in str(warning.message)]
+    with pytest.warns(UserWarning, match=r"% of the spots of section 'all' are nearer to another .* `sample_key`\.$"):
+        setup(section(coordinates))
 
 
 def test_two_spots_in_one_place_are_refused_with_their_section():

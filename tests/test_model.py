@@ -94,6 +94,11 @@ def test_a_model_wants_an_anndata_that_was_set_up():
         sagefm.SAGEFM(sagefm.datasets.simulated_tissue(8, 8, n_genes=100))
 
 
+def test_a_misspelt_setup_argument_is_named_beside_those_there_are(tissue):
+    with pytest.raises(TypeError, match="no argument 'sample'; it takes layer, sample_key"):
+        sagefm.SAGEFM.setup_anndata(tissue.copy(), sample="sample")
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [

@@ -87,8 +87,6 @@ def _is_done(target: Path, about: dict[str, str], key_added: str) -> bool:
 
 
 def _read(path: Path) -> ad.AnnData:
-    if not path.exists():
-        raise FileNotFoundError(f"{path} is not there.")
     if path.suffix == ".zarr":
         return ad.io.read_zarr(path)
     return ad.io.read_h5ad(path) if path.suffix == ".h5ad" else read_space_ranger(path)

@@ -217,6 +217,15 @@ class GraphField(BaseAnnDataField):
         """Show no table of its own."""
 
 
+def refuse_unknown_arguments(arguments: dict[str, Any]) -> None:
+    """Raise for arguments of a setup that nobody knows; scvi-tools' own come with `source_registry`."""
+    if arguments and "source_registry" not in arguments:
+        raise TypeError(
+            f"The setup has no argument {next(iter(arguments))!r}; it takes layer, sample_key, spatial_key, "
+            "neighbors_key and gene_symbols."
+        )
+
+
 def model_fields(
     layer: str | None = None,
     sample_key: str | None = None,

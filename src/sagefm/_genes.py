@@ -48,7 +48,6 @@ def match_genes(model_genes: pd.Index, section_genes: pd.Index) -> np.ndarray:
             f"({coverage:.1%}); at least {MIN_COVERAGE:.0%} are needed. The model's genes look like "
             f"{list(model_genes[:3])}, the section's like {list(section_genes[:3])}."
             + _hint(model_genes, section_genes)
-            + " If the names stand in a column of var, pass it as `gene_symbols` to `setup_anndata`."
         )
     return columns
 
@@ -64,7 +63,9 @@ def _hint(model_genes: pd.Index, section_genes: pd.Index) -> str:
             " Many names agree but for the version after the dot; take it off both with "
             "`adata.var_names = adata.var_names.str.split('.').str[0]`."
         )
-    return ""
+    if section_genes.isin(model_genes).sum() > len(section_genes) / 2:
+        return " The names agree, but the panel is small: train a model on the section itself, `SAGEFM(adata)`."
+    return " If the names stand in a column of var, pass it as `gene_symbols`."
 
 
 def _agree_by(change: Callable[[str], str], model_genes: pd.Index, section_genes: pd.Index) -> bool:
@@ -75,7 +76,7 @@ def _agree_by(change: Callable[[str], str], model_genes: pd.Index, section_genes
 
 def positions_of(genes: Iterable[str], vocabulary: pd.Index) -> np.ndarray:
     """Return the positions of `genes` in `vocabulary`; an unknown gene is an error that offers close names."""
-    genes = pd.Index([genes] if isinstance(genes, str) else list(genes), dtype=str)
+    genes = pd.Index([genes] if isinstance(genes, str) else list(map(str, genes)))
     if not len(genes):
         raise ValueError("`genes` is empty; name at least one gene.")
     refuse_duplicates(genes, "of the asked genes", "list(dict.fromkeys(genes))")
@@ -92,7 +93,7 @@ def positions_of(genes: Iterable[str], vocabulary: pd.Index) -> np.ndarray:
 def _with_offers(unknown: pd.Index, vocabulary: pd.Index) -> str:
     by_upper_case = pd.Series(vocabulary, index=vocabulary.str.upper())
     offers = []
-    for gene in map(str, unknown):
+    for gene in unknown:
         close = get_close_matches(gene.upper(), by_upper_case.index, n=3)
         names = ", ".join(dict.fromkeys(by_upper_case.loc[close]))
         offers.append(f"{gene!r} (did you mean {names}?)" if close else f"{gene!r}")

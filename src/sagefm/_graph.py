@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
+from collections import Counter
+
 import numpy as np
 import scipy.sparse as sp
 from anndata import AnnData
@@ -13,6 +16,9 @@ from sagefm._errors import MissingKeyError
 NEAREST_14 = "spatial_knn14"  # prefix of the keys of a graph that joins the 14 nearest spots on any layout
 # A lattice neighbour lies within this many nearest-neighbour distances; the next ring starts at sqrt(2) or sqrt(3).
 _LATTICE_TOLERANCE = 1.3
+# On a lattice hardly a spot is nearer to another than this share of the spacing (at most 2 % of them in 49 real
+# sections); of two sections laid over each other, more than this share of the spots are (11 % and more).
+_TOO_NEAR, _OVERLAID = 0.7, 0.05
 _MIN_SPOTS = {"hexagonal grid": 7, "square grid": 5, "irregular": 15}
 
 
@@ -38,15 +44,17 @@ def build_graph(
     """
     coordinates = _checked_coordinates(adata, spatial_key)
     connectivities, distances, rows = [], [], []
-    kinds: dict[str, list[str]] = {}
+    kinds: Counter[str] = Counter()
     for section in np.unique(sections):
         index = np.flatnonzero(sections == section)
         kind = _layout_with_enough_spots(coordinates[index], section, layout)
+        if kind != "irregular":
+            _warn_if_overlaid(coordinates[index], section)
         graph, distance = _squidpy_graph(coordinates[index], kind)
         connectivities.append(graph)
         distances.append(distance)
         rows.append(index)
-        kinds.setdefault(kind, []).append(str(section))
+        kinds[kind] += 1
     order = np.argsort(np.concatenate(rows))
     adata.obsp[f"{key_added}_connectivities"] = sp.block_diag(connectivities, format="csr")[order][:, order]
     adata.obsp[f"{key_added}_distances"] = sp.block_diag(distances, format="csr")[order][:, order]
@@ -85,6 +93,19 @@ def _layout_with_enough_spots(coordinates: np.ndarray, section: object, layout: 
     return kind
 
 
+def _warn_if_overlaid(coordinates: np.ndarray, section: object) -> None:
+    distances, _ = NearestNeighbors(n_neighbors=1).fit(coordinates).kneighbors()
+    share = float((distances < _TOO_NEAR * np.median(distances)).mean())
+    if share > _OVERLAID:
+        warnings.warn(
+            f"{share:.0%} of the spots of section {section!r} are nearer to another than the spacing of their grid. If "
+            "these are several sections, their neighbours are mixed: name the obs column that tells them apart with "
+            "`sample_key`.",
+            UserWarning,
+            stacklevel=2,
+        )
+
+
 def _squidpy_graph(coordinates: np.ndarray, kind: str) -> tuple[sp.csr_matrix, sp.csr_matrix]:
     from squidpy.gr import neighbors
 
@@ -96,11 +117,11 @@ def _squidpy_graph(coordinates: np.ndarray, kind: str) -> tuple[sp.csr_matrix, s
     return builder.build(coordinates)
 
 
-def _describe_graph(graph: sp.csr_matrix, kinds: dict[str, list[str]], key: str) -> str:
+def _describe_graph(graph: sp.csr_matrix, kinds: Counter[str], key: str) -> str:
     rule = {"irregular": "irregular layout, 14 nearest spots"}
     parts = [
-        f"{rule.get(kind, f'{kind}, 2 rings')} ({len(sections)} section{'s' * (len(sections) > 1)})"
-        for kind, sections in kinds.items()
+        f"{rule.get(kind, f'{kind}, 2 rings')} ({n_sections} section{'s' * (n_sections > 1)})"
+        for kind, n_sections in kinds.items()
     ]
     how = f"{'; '.join(parts)}; {graph.nnz / graph.shape[0]:.1f} neighbours a spot"
     return f"Built the neighbour graph obsp['{key}_connectivities']: {how}."

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -19,7 +21,7 @@ from scvi.model.base import BaseModelClass, UnsupervisedTrainingMixin
 from sklearn.utils.extmath import randomized_svd
 
 from sagefm._data import Spots, normalization_of
-from sagefm._fields import CountsField, model_fields
+from sagefm._fields import CountsField, model_fields, refuse_unknown_arguments
 from sagefm._imputation import ImputationMixin, checked_rows
 from sagefm._inference import OnePass
 from sagefm._influence import InfluenceMixin
@@ -57,12 +59,14 @@ class SAGEFM(
     A graph convolution reads a spot and the mean of its neighbours, dense layers lead to a latent representation, and
     a linear decoder predicts the genes that were masked in the spot (the masked central spot of SAGE-FM,
     arXiv:2601.15504). `conv="gcn"` averages the spot in with its neighbours, as the paper does; `conv="sage"`, the
-    default, gives the spot weights of its own.
+    default, gives the spot weights of its own. Genes are read and predicted in units of their own section.
 
     Parameters
     ----------
     adata
         AnnData registered with :meth:`setup_anndata`, or MuData with :meth:`setup_mudata`.
+    registry
+        In place of `adata`, for training on files: that of a :class:`sagefm.pretraining.Corpus`.
     conv
         `"sage"`: own weights for the spot and for the mean of its neighbours, then dense layers. `"gcn"`: the spot
         averaged in with its neighbours, in every layer.
@@ -80,7 +84,8 @@ class SAGEFM(
         `"size"`: `log1p` of counts scaled to the median depth, with the library size estimated from unmasked genes
         only. `"none"`: `log1p` of raw counts, as in the paper.
     gene_likelihood
-        `"normal"`: squared error on the log scale.
+        `"normal"`: squared error of what the network reads of a gene: its standardised value with `scale_genes`, else
+        the log scale.
     scale_genes
         Whether genes are read and predicted by their mean and standard deviation within each section, which takes
         out what patients, chemistry and depth shift and stretch. A masked or missing gene then stands at its mean.
@@ -203,20 +208,40 @@ class SAGEFM(
         _refuse_other_types(adata)
         setup_method_args = cls._get_setup_method_args(**locals())
         refuse_mudata(adata)
+        refuse_unknown_arguments(kwargs)
         fields = model_fields(layer, sample_key, spatial_key, neighbors_key, gene_symbols)
         manager = AnnDataManager(fields=fields, setup_method_args=setup_method_args)
         manager.register_fields(adata, **kwargs)
         cls.register_manager(manager)
 
-    @property
+    @cached_property
     def genes(self) -> pd.Index:
-        """Names of the genes that the model knows, in its order."""
+        """Names of the genes that the model knows, in its order.
+
+        Examples
+        --------
+        >>> import sagefm
+        >>> adata = sagefm.datasets.simulated_tissue(12, 12, n_genes=200)
+        >>> sagefm.SAGEFM.setup_anndata(adata)
+        >>> sagefm.SAGEFM(adata).genes.equals(adata.var_names)
+        True
+        """
         state = self.registry_["field_registries"][REGISTRY_KEYS.X_KEY]["state_registry"]
         return pd.Index(state[CountsField.COLUMN_NAMES_KEY])
 
     @property
     def target_depth(self) -> float:
-        """Counts that every spot is scaled to: the median depth of the spots that the model was set up with."""
+        """Counts that every spot is scaled to, the median depth of the spots that the model was set up with.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import sagefm
+        >>> adata = sagefm.datasets.simulated_tissue(12, 12, n_genes=200)
+        >>> sagefm.SAGEFM.setup_anndata(adata)
+        >>> bool(sagefm.SAGEFM(adata).target_depth == np.median(adata.X.toarray().sum(axis=1)))
+        True
+        """
         return self.module.normalization.target_depth
 
     def train(
@@ -240,6 +265,10 @@ class SAGEFM(
         Validation spots are whole sections where there are three or more, else compact blocks of tissue, none of whose
         counts a training spot sees. Training stops when the loss on them no longer falls. `scvi.settings.seed` fixes
         the split, the initial weights and the masks: two runs agree.
+
+        Training starts from a principal component analysis of the training spots where the network allows it: with
+        `conv="sage"`, `scale_genes`, one hidden layer and two hidden units for each latent number. Its losses then
+        begin near where they end. A trained model goes on from its weights.
 
         Parameters
         ----------
@@ -282,6 +311,16 @@ class SAGEFM(
         KeyboardInterrupt
             On Ctrl-C. The model has the best weights so far, or, without early stopping, the last ones, and can be used
             if an epoch was finished.
+
+        Examples
+        --------
+        >>> import sagefm
+        >>> adata = sagefm.datasets.simulated_tissue(12, 12, n_genes=200)
+        >>> sagefm.SAGEFM.setup_anndata(adata)
+        >>> model = sagefm.SAGEFM(adata)
+        >>> model.train(max_epochs=2, plan_kwargs={"lr": 1e-3}, enable_progress_bar=False)
+        >>> len(model.history["validation_loss"])
+        2
         """
         if max_epochs is not None and max_epochs < 1:
             raise ValueError(f"max_epochs={max_epochs!r} must be a whole number, 1 or more.")
@@ -348,7 +387,8 @@ class SAGEFM(
         batch_size
             Number of spots that are dense at one time; 512 by default. It does not change the result.
         key_added
-            Key in `obsm`; rows of spots that were not asked for are NaN there. None writes nothing.
+            Key in `obsm`; rows of spots that were not asked for are NaN there. None writes nothing, and nothing reaches
+            a view of an AnnData, which is copied first.
 
         Returns
         -------
@@ -402,6 +442,11 @@ class SAGEFM(
             complete and without self loops, but one for an isolated spot; and `center`, its position in `adata`.
             `model.module.encoder.on_graph(data.x, data.edge_index)[0]` is the latent representation of the centre.
 
+        Raises
+        ------
+        ValueError, IndexError
+            If `indices` are no spots, or `adata` does not pass the checks of :meth:`setup_anndata`.
+
         Examples
         --------
         >>> import sagefm
@@ -416,10 +461,41 @@ class SAGEFM(
 
     @classmethod
     def load(cls, *args: Any, **kwargs: Any) -> SAGEFM:
-        """Load a model that :meth:`save` wrote; see :meth:`scvi.model.base.BaseModelClass.load`.
+        """Load a model that `save` wrote; see :meth:`scvi.model.base.BaseModelClass.load`.
 
         Genes are matched by name, so the new AnnData may have them in another order or lack some. The file is read with
         `pickle`: load only files you trust.
+
+        Parameters
+        ----------
+        *args, **kwargs
+            The folder, and the AnnData to use the model on, which is set up as the first one was; and the other
+            arguments of scvi-tools' `load`.
+
+        Returns
+        -------
+        SAGEFM
+            The model, on the new AnnData.
+
+        Raises
+        ------
+        ValueError
+            If there is no model in the folder, or the AnnData has too few of its genes or does not pass the checks of
+            :meth:`setup_anndata`.
+
+        Examples
+        --------
+        >>> import sagefm
+        >>> import scvi
+        >>> adata = sagefm.datasets.simulated_tissue(12, 12, n_genes=200)
+        >>> sagefm.SAGEFM.setup_anndata(adata)
+        >>> model = sagefm.SAGEFM(adata)
+        >>> model.train(max_epochs=1, enable_progress_bar=False)
+        >>> model.save(getfixture("tmp_path") / "model")
+        >>> scvi.settings.verbosity = "WARNING"  # else its log says where the file is
+        >>> sagefm.SAGEFM.load(getfixture("tmp_path") / "model", adata).is_trained
+        True
+        >>> scvi.settings.verbosity = "INFO"
         """
         with warnings.catch_warnings():
             # scvi-tools goes by position and warns of every other order; here names decide.
@@ -485,4 +561,5 @@ def _refuse_outside(name: str, value: float, low: float, high: float) -> None:
 
 def _refuse_other_types(adata: object) -> None:
     if not isinstance(adata, AnnData | MuData | None):
-        raise TypeError(f"`adata` is an AnnData; found {type(adata).__name__}.")
+        hint = " Read the file first, `scanpy.read_h5ad(path)`." if isinstance(adata, str | Path) else ""
+        raise TypeError(f"`adata` is an AnnData; found {type(adata).__name__}.{hint}")

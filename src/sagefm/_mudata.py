@@ -13,7 +13,7 @@ from scvi.data.fields import BaseAnnDataField, BaseMuDataWrapperClass
 from scvi.model.base import BaseModelClass
 
 from sagefm._errors import MissingKeyError
-from sagefm._fields import model_fields
+from sagefm._fields import model_fields, refuse_unknown_arguments
 
 _ROLE = "layer"  # the argument of `setup_mudata` that names the counts, as scvi-tools' models have it
 
@@ -98,6 +98,7 @@ class MuDataMixin(BaseModelClass):
         setup_method_args = cls._get_setup_method_args(**locals())
         if not isinstance(mdata, MuData):
             raise ValueError(f"setup_mudata takes a MuData, not {type(mdata).__name__}; see `setup_anndata`.")
+        refuse_unknown_arguments(kwargs)
         mod_key = _mod_key(mdata, modalities)
         fields = model_fields(layer, sample_key, spatial_key, neighbors_key, gene_symbols)
         wrapped = [ModalityField(field, mod_key) for field in fields]

@@ -188,7 +188,14 @@ class PerturbationMixin(BaseModelClass):
         indices: Sequence[int] | np.ndarray | None = None,
         batch_size: int | None = None,
     ) -> pd.DataFrame:
-        """Return the predicted target in every spot at every level of a source; for arguments see :meth:`perturb`.
+        """Return the predicted target in every spot at every level of a source.
+
+        Parameters
+        ----------
+        source, target
+            Names of two genes, or of complexes `"A_B"`.
+        levels, where, mask_targets, adata, indices, batch_size
+            As in :meth:`perturb`.
 
         Returns
         -------
@@ -196,6 +203,15 @@ class PerturbationMixin(BaseModelClass):
             (spots, levels), log-normalised expression. Columns are the source's mean level where it is set, also in
             log-normalised expression; the last less the first is the effect in each spot. Isolated spots are NaN with
             `where="neighbors"`.
+
+        Raises
+        ------
+        RuntimeError
+            If the model is untrained.
+        KeyError
+            If the model does not know a gene.
+        ValueError
+            If the source shares a gene with the target, or levels are fewer than two or out of range.
 
         Examples
         --------

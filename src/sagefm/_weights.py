@@ -159,6 +159,18 @@ class WeightsMixin(BaseModelClass):
             If the path is a repository and `huggingface_hub` is not installed.
         ValueError
             If a file is damaged or of another kind, or if `adata` has too few of the genes.
+
+        Examples
+        --------
+        Weights that come with the package, on a section with human symbols for names:
+
+        >>> import sagefm
+        >>> names = sagefm.SAGEFM.from_pretrained("human-mini").genes[:2000]
+        >>> adata = sagefm.datasets.simulated_tissue(12, 12, n_genes=2000)
+        >>> adata.var_names = names
+        >>> model = sagefm.SAGEFM.from_pretrained("human-mini", adata)
+        >>> model.get_latent_representation().shape == (adata.n_obs, 64)
+        True
         """
         path = located(path)
         card, tensors = read_card(path / CARD), read_weights(path / WEIGHTS)

@@ -111,7 +111,7 @@ def dose_response(response: pd.DataFrame, *, label: str | None = None, ax: Axes 
     return ax
 
 
-def effect_map(adata: AnnData, response: pd.DataFrame, *, label: str = "effect", **kwargs: Any) -> np.ndarray:
+def effect_map(adata: AnnData, response: pd.DataFrame, *, label: str = "effect (log1p)", **kwargs: Any) -> np.ndarray:
     """Map on the tissue where a perturbation changes the predicted target, and by how much.
 
     Parameters
@@ -202,6 +202,6 @@ def influence_bars(
     ax = _new_axes() if ax is None else ax
     sizes.plot(kind="barh", ax=ax, color=[_BLUE, _VERMILION], width=0.8, legend=False)
     ax.invert_yaxis()
-    ax.legend(frameon=False, loc="lower right")  # where the short bars are
+    ax.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))  # beside the bars, which may all be long
     ax.set(xlabel="mean size of the attribution (log1p)", ylabel="", title=", ".join(map(str, chosen.values())))
     return ax

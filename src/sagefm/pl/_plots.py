@@ -1,4 +1,4 @@
-"""Plots that return matplotlib axes; every colour can be told apart by the colour-blind, on white and on black."""
+"""Plots that return matplotlib axes, in colours that the colour-blind can tell apart, on white and on black."""
 
 from __future__ import annotations
 
@@ -20,8 +20,9 @@ from sagefm._errors import MissingKeyError
 if TYPE_CHECKING:
     from sagefm import SAGEFM
 
-# Okabe and Ito (2008), with grey for black, in an order that keeps neighbouring layers apart.
-_PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#999999")
+# Okabe and Ito (2008), with a grey for black, in an order that keeps neighbouring layers apart. A lighter grey would be
+# their purple to those who see no green, a darker one vanishes on black.
+_PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#636363")
 _BLUE, _VERMILION = "#0072B2", "#D55E00"
 _NEUTRAL = "0.5"
 _UNKNOWN = (0.5, 0.5, 0.5, 0.3)

@@ -23,6 +23,11 @@ class ResumePoint(Callback):
     every_n_steps
         Optimiser steps between two writings.
 
+    Raises
+    ------
+    ValueError
+        If `every_n_steps` is below 1.
+
     Examples
     --------
     >>> import sagefm

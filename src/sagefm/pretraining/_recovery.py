@@ -38,6 +38,26 @@ def corpus_recovery(
         counts a gene that a section lacks as zero there.
     by_section
         One row a section: its name, spots and totals.
+
+    Raises
+    ------
+    ValueError
+        If a section does not pass the checks of :meth:`sagefm.SAGEFM.setup_anndata` any more.
+
+    Examples
+    --------
+    >>> import sagefm
+    >>> folder = getfixture("tmp_path")
+    >>> for seed in range(3):
+    ...     section = sagefm.datasets.simulated_tissue(8, 8, n_genes=100, seed=seed)
+    ...     section.write_h5ad(folder / f"section_{seed}.h5ad")
+    >>> corpus = sagefm.pretraining.Corpus(folder)
+    >>> data = sagefm.pretraining.CorpusDataModule(corpus, batch_size=16, validation_size=0.3)
+    >>> model = sagefm.SAGEFM(registry=corpus.registry)
+    >>> model.train(max_epochs=1, datamodule=data, enable_progress_bar=False)
+    >>> genes, by_section = sagefm.pretraining.corpus_recovery(model, corpus, data.validation_sections)
+    >>> len(by_section) == len(data.validation_sections)
+    True
     """
     moments, totals = [], []
     for section in sections:

@@ -54,6 +54,18 @@ class AnnotationReport:
     predictions
         For every labelled spot its group, label, prediction and confidence, and the probability of every class, all
         from the fold that left its group out.
+
+    Examples
+    --------
+    >>> import sagefm
+    >>> import scanpy as sc
+    >>> adata = sagefm.datasets.simulated_tissue(20, 20, n_genes=200)
+    >>> sc.pp.pca(adata, n_comps=10)
+    >>> report = sagefm.tl.annotate(adata, "annotation", use_rep="X_pca")
+    >>> report.accuracy > report.majority_accuracy
+    True
+    >>> report.per_class.columns.tolist()
+    ['precision', 'recall', 'f1', 'n', 'n_groups']
     """
 
     accuracy: float
