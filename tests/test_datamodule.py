@@ -198,7 +198,8 @@ scvi.settings.seed = 0
 corpus = Corpus(folder)
 model = sagefm.SAGEFM(registry=corpus.registry, n_hidden=16, n_latent=4)
 data = CorpusDataModule(corpus, batch_size=8, validation_size=0.2, n_shards=2, seed=0)
-model.train(max_epochs=2, datamodule=data, accelerator="cpu", devices=2, strategy="ddp", enable_progress_bar=False)
+quiet = {"enable_progress_bar": False, "early_stopping": False}
+model.train(max_epochs=2, datamodule=data, accelerator="cpu", devices=2, strategy="ddp", **quiet)
 if model.trainer.is_global_zero:
     torch.save(model.module.state_dict(), out)
 """
@@ -212,7 +213,8 @@ def test_two_processes_do_what_one_does_with_twice_the_batch(corpus, folder, tmp
         [sys.executable, script, folder, out], env=environment, capture_output=True, text=True, timeout=300, check=False
     )
     assert run.returncode == 0, run.stderr[-2000:]
-    _, one = fit(corpus, data={"batch_size": 8}, max_epochs=2, accumulate_grad_batches=2)
+    # Without early stopping: two processes may leave a validation batch out, and another epoch be the best.
+    _, one = fit(corpus, data={"batch_size": 8}, max_epochs=2, accumulate_grad_batches=2, early_stopping=False)
     two = torch.load(out, weights_only=True)
     for name, value in one.items():
         torch.testing.assert_close(two[name], value, rtol=1e-3, atol=1e-4, msg=name)
@@ -233,6 +235,17 @@ def test_the_split_is_by_section_or_by_group(folder):
         CorpusDataModule(corpus, group_key="donor")
     with pytest.raises(ValueError, match="The split names"):
         CorpusDataModule(corpus, split_key="patient")
+
+
+def test_without_validation_sections_every_epoch_is_trained(corpus):
+    model, _ = fit(corpus, data={"validation_size": 0})
+    assert "validation_loss" not in model.history and len(model.history["train_loss"]) == 3
+
+
+def test_workers_without_a_section_are_not_started(corpus, caplog):
+    fit(corpus, data={"num_workers": 9, "n_shards": None, "validation_size": 0.7}, max_epochs=1)
+    n_sections = len(CorpusDataModule(corpus, validation_size=0.7, seed=0).train_sections)
+    assert f"Of 9 workers, the training sections keep {n_sections} busy." in caplog.text
 
 
 def test_numbers_that_do_not_go_together_are_refused(corpus):

@@ -190,7 +190,8 @@ class MaskedCenterModule(BaseModuleClass):
         # Sixteen random bits an entry are drawn four times as fast as a random float.
         words = torch.empty(-(-counts.numel() // 4), dtype=torch.int64, device=counts.device)
         bits = words.random_(-(2**63), None, generator=generator).view(torch.int16)[: counts.numel()]
-        return (bits < round(self.mask_fraction * 2**16) - 2**15).view(counts.shape)
+        n_masking = min(round(self.mask_fraction * 2**16), 2**16 - 1)  # of the 2^16 words; all would overflow
+        return (bits < n_masking - 2**15).view(counts.shape)
 
     def _get_inference_input(self, tensors: dict[str, Tensor], **kwargs: Any) -> dict[str, Any]:
         counts = tensors[REGISTRY_KEYS.X_KEY]
