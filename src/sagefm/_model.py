@@ -328,7 +328,7 @@ class SAGEFM(
         return ego_graphs(self.module, spots, checked_rows(indices, spots.n_obs))
 
     @classmethod
-    def load(cls, *args: Any, **kwargs: Any) -> SAGEFM:
+    def load(cls, dir_path: str | Path, *args: Any, **kwargs: Any) -> SAGEFM:
         """Load a model that `save` wrote; see :meth:`scvi.model.base.BaseModelClass.load`.
 
         Genes are matched by name, so the new AnnData may have them in another order or lack some. The file is read with
@@ -336,9 +336,11 @@ class SAGEFM(
 
         Parameters
         ----------
+        dir_path
+            The folder.
         *args, **kwargs
-            The folder, and the AnnData to use the model on, which is set up as the first one was; and the other
-            arguments of scvi-tools' `load`.
+            The AnnData to use the model on, which is set up as the first one was, and the other arguments of
+            scvi-tools' `load`.
 
         Returns
         -------
@@ -347,9 +349,10 @@ class SAGEFM(
 
         Raises
         ------
+        FileNotFoundError
+            If there is no model in the folder.
         ValueError
-            If there is no model in the folder, or the AnnData has too few of its genes or does not pass the checks of
-            :meth:`setup_anndata`.
+            If the AnnData has too few of the model's genes, or does not pass the checks of :meth:`setup_anndata`.
 
         Examples
         --------
@@ -365,10 +368,16 @@ class SAGEFM(
         True
         >>> scvi.settings.verbosity = "INFO"
         """
+        file = Path(dir_path, f"{kwargs.get('prefix') or ''}model.pt")
+        if not file.exists() and not kwargs.get("backup_url"):
+            raise FileNotFoundError(
+                f"{file} is not there. `load` reads what `model.save` wrote; a folder of `save_pretrained` is read by "
+                "`SAGEFM.from_pretrained`."
+            )
         with warnings.catch_warnings():
             # scvi-tools goes by position and warns of every other order; here names decide.
             warnings.filterwarnings("ignore", message="`var_names` for the loaded `model` does not match")
-            return super().load(*args, **kwargs)
+            return super().load(dir_path, *args, **kwargs)
 
     def __repr__(self) -> str:
         status = "trained" if self.is_trained_ else "untrained"
