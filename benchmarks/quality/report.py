@@ -74,6 +74,19 @@ def domains(scores: pd.DataFrame, datasets: Callable[[pd.Series], pd.Series]) ->
     return labelled(table.join(costs(scores), how="outer"), notes(scores))
 
 
+def cost(scores: pd.DataFrame) -> pd.DataFrame:
+    """Return one row a method: what an embedding of the first cortex section costs, beside ours."""
+    runs = scores[scores["dataset"] == CORTEX[0]].drop_duplicates(["method", "seed"]).groupby("method")
+    seconds = runs["cpu_seconds"].mean().dropna().sort_values()
+    table = pd.DataFrame({"processor, s": seconds.map("{:.1f}".format), "peak, MiB": runs["peak_mib"].mean().round()})
+    table = table.loc[seconds.index].astype({"peak, MiB": int})
+    for method, title in (("sagefm", "beside sagefm, training included"), ("sagefm_pretrained", "beside pretrained")):
+        if method in seconds:
+            table[title] = (seconds / seconds[method]).map("{:.2g}".format)
+    names = {name: f"**{ROWS[name]}**" if name in OURS else ROWS[name] for name in table.index}
+    return table.rename(index=names).rename_axis("").reset_index()
+
+
 def annotation(scores: pd.DataFrame) -> pd.DataFrame:
     """Return one row a method: scores on spots with a determined tissue."""
     rows = scores[scores["labels"] == "determined"]
@@ -192,6 +205,7 @@ MISSING = {"mean_r": "mean r", "median_r": "median r", "share_above_02": "share 
 TABLES: dict[str, tuple[str, Callable[[pd.DataFrame], pd.DataFrame]]] = {
     "domains_cortex": ("domains", lambda scores: domains(scores, lambda names: names.isin(CORTEX))),
     "domains_others": ("domains", lambda scores: domains(scores, lambda names: ~names.isin(CORTEX))),
+    "cost": ("domains", cost),
     "annotation": ("annotation", annotation),
     "regions": ("regions", regions),
     "mixing_breast": ("mixing", lambda scores: mixing(scores, "breast")),
