@@ -104,6 +104,7 @@ if __name__ == "__main__":
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--precision", default="32-true")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--only-training", action="store_true", help="leave out the epoch of the loader alone")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     numbers = {}
@@ -113,6 +114,7 @@ if __name__ == "__main__":
         numbers[name] = {"seconds": time.perf_counter() - start, "spots": corpus.n_obs, "sections": len(corpus)}
     options = {"batch_size": arguments.batch_size, "buffer_size": arguments.buffer_size, "seed": 0}
     data = CorpusDataModule(corpus, num_workers=arguments.workers, validation_size=0.0, **options)
-    numbers["loader"] = loader_alone(data, arguments.workers)
+    if not arguments.only_training:
+        numbers["loader"] = loader_alone(data, arguments.workers)
     numbers["training"] = training(corpus, data, arguments.steps, arguments.precision)
     print(json.dumps(numbers, indent=1))
