@@ -193,6 +193,8 @@ def test_an_isolated_spot_is_its_own_neighbourhood(name):
 def test_neighbourhoods_of_several_sizes_go_in_one_batch(name):
     encoder = encoder_of(name, 2, torch.float64)
     batches = [center_and_mean(ego_nodes(n, 20, masked=False, dtype=torch.float64)) for n in (1, 3, 14)]
+    isolated = torch.rand(2, 20, dtype=torch.float64)
+    batches.append((isolated, torch.zeros_like(isolated), torch.zeros(2, 1, dtype=torch.float64)))
     together = encoder(*(torch.cat(parts) for parts in zip(*batches, strict=True)))
     assert_same(together, torch.cat([encoder(*batch) for batch in batches]))
 

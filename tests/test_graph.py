@@ -425,11 +425,22 @@ def test_two_spots_in_one_place_are_refused_with_a_hint_at_sample_key():
 
 
 def test_sections_laid_over_each_other_warn_with_a_hint_at_sample_key(recwarn):
-    coordinates = np.concatenate([hexagonal(16, 16), 1.37 * hexagonal(6, 6) + 0.31])
+    coordinates = 100 * np.concatenate([hexagonal(16, 16), 1.37 * hexagonal(6, 6) + 0.31])
+    distances = np.linalg.norm(coordinates[:, None] - coordinates, axis=2)
+    share = (np.sort(distances)[:, 1] < 70).mean()
+    message = (
+        f"{share:.0%} of the spots of section 'all' are nearer to another than the spacing of their grid. If these are "
+        "several sections, their neighbours are mixed: name the obs column that tells them apart with `sample_key`."
+    )
     setup(section(coordinates, sample=np.repeat(["a", "b"], [256, 36])), sample_key="sample")
     assert not [warning for warning in recwarn if "sample_key" in str(warning.message)]
-    with pytest.warns(UserWarning, match=r"% of the spots of section 'all' are nearer to another .* `sample_key`\.$"):
+    with pytest.warns(UserWarning, match=exactly(message)):
         setup(section(coordinates))
+
+
+def test_an_irregular_layout_has_no_spacing_that_spots_could_fall_short_of(recwarn):
+    setup(section(LAYOUTS["irregular"]))
+    assert not [warning for warning in recwarn if "sample_key" in str(warning.message)]
 
 
 def test_two_spots_in_one_place_are_refused_with_their_section():

@@ -94,7 +94,7 @@ def test_the_factor_leads_back_from_the_log_scale_to_the_counts(counts, visible)
 
 @pytest.mark.parametrize("method", METHODS)
 def test_the_sparse_way_leaves_the_counts_alone(method):
-    counts = sp.random(20, N_GENES, 0.5, format="csr", dtype=np.float32, rng=np.random.default_rng(0))
+    counts = sp.random(20, N_GENES, 0.5, format="csr", dtype=np.float32, random_state=0)
     before = counts.copy()
     normalization(method).log(counts, np.ones(N_GENES, dtype=bool))
     assert np.array_equal(counts.toarray(), before.toarray())

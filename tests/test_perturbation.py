@@ -218,6 +218,11 @@ def test_p_is_uniform_where_nothing_interacts():
     assert kstest(p, "uniform").pvalue > 0.01
 
 
+@pytest.mark.parametrize("effects", [[[3.0]], [[np.nan, 1.0], [1.0, 2.0]]], ids=["no control", "no effect"])
+def test_nothing_to_compare_has_no_standing(effects):
+    assert np.isnan(standing(np.array(effects))).all()
+
+
 def test_p_is_small_for_an_interaction_and_not_for_a_strong_source_or_target():
     noise = np.random.default_rng(1).normal(size=(41, 41))
     noise[0, 0] = 0.1

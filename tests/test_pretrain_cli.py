@@ -133,6 +133,19 @@ def test_embedding_goes_on_after_failures_and_skips_what_is_done(trained, table,
     assert other.output.count("embedded") == 2
 
 
+def test_a_zarr_store_is_embedded_as_its_file_and_another_folder_is_refused(trained, table, tmp_path):
+    section = ad.read_h5ad(table.parent / "section_1.h5ad")
+    section.write_zarr(tmp_path / "section.zarr")
+    (tmp_path / "folder").mkdir()
+    paths = [tmp_path / "section.zarr", tmp_path / "folder"]
+    result = run("embed", trained[0] / "weights", *paths, "--out", tmp_path / "out")
+    assert result.exit_code == 1 and "1 of 2 sections failed" in result.output
+    assert "no .h5ad, no .zarr and no Space Ranger folder" in " ".join(result.output.split())
+    run("embed", trained[0] / "weights", table.parent / "section_1.h5ad", "--out", tmp_path / "out")
+    store, file = (ad.read_h5ad(tmp_path / "out" / f"{name}.h5ad") for name in ("section", "section_1"))
+    np.testing.assert_array_equal(store.obsm["X_sagefm"], file.obsm["X_sagefm"])
+
+
 def test_spots_without_counts_have_no_embedding(trained, table, tmp_path):
     section = ad.read_h5ad(table.parent / "section_1.h5ad")
     section.layers["raw"] = section.X.copy()

@@ -233,6 +233,8 @@ def snapshot(adata: ad.AnnData) -> dict[str, object]:
     parts = {"X": adata.X.toarray().copy(), "obs": adata.obs.copy(), "var": adata.var.copy()}
     for name in ("obsm", "layers", "obsp", "varm"):
         for key, value in getattr(adata, name).items():
+            if key is None:  # X, from anndata 0.13 on
+                continue
             parts[f"{name}/{key}"] = value.toarray() if sp.issparse(value) else np.array(value)
     return parts | {f"uns/{key}": str(value) for key, value in adata.uns.items() if not key.startswith("_scvi")}
 

@@ -83,12 +83,14 @@ def test_a_shift_and_a_stretch_of_a_section_change_its_embedding_little():
         assert np.corrcoef(before, after)[0, 1] > 0.9
 
 
-def test_a_network_begins_as_a_linear_projection_on_components():
+@pytest.mark.parametrize("n_hidden", [8, 9, 16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_a_network_begins_as_a_linear_projection_on_components(n_hidden, dtype):
     torch.manual_seed(0)
     components = torch.linalg.qr(torch.randn(G, 4))[0].T
     deviation = torch.tensor([4.0, 3.0, 2.0, 1.0])
-    network = module().eval()
-    network.start_from(components, deviation)
+    network = module(n_hidden=n_hidden).eval()
+    network.start_from(components.to(dtype), deviation.to(dtype))
     center, neighbors = torch.randn(5, G), torch.randn(5, G)
     scores = (center + neighbors / 2) @ components.T / deviation
     torch.testing.assert_close(network.encoder(center, neighbors, torch.ones(5, 1)), scores, atol=1e-5, rtol=1e-4)
@@ -116,6 +118,22 @@ def test_settling_changes_no_prediction_and_makes_distances_those_of_profiles(co
     torch.testing.assert_close(after, before, atol=1e-5, rtol=1e-4)
     ratio = torch.pdist(after) / torch.pdist(latent)
     torch.testing.assert_close(ratio, ratio.mean().expand_as(ratio), atol=1e-4, rtol=1e-4)
+
+
+def test_as_many_latent_dimensions_as_genes_are_settled():
+    network = module(n_latent=G)
+    network.settle()
+    squares = network.decoder.weight.T @ network.decoder.weight
+    torch.testing.assert_close(squares, squares[0, 0] * torch.eye(G))
+
+
+@pytest.mark.parametrize("kwargs", [{"scale_genes": False}, {"n_latent": G + 1}], ids=["raw", "few genes"])
+def test_where_it_cannot_settle_it_stays_as_it_was(kwargs):
+    network = module(**kwargs)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    network.settle()
+    for name, value in network.state_dict().items():
+        assert torch.equal(value, before[name])
 
 
 def test_training_ends_with_the_weights_of_the_lowest_validation_loss(adata: ad.AnnData):

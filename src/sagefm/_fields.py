@@ -32,10 +32,11 @@ class CountsField(LayerField):
 
     def validate_field(self, adata: AnnData) -> None:
         """Check that the layer is there and that spots and genes have names of their own."""
-        if self.attr_key is not None and self.attr_key not in adata.layers:
-            raise MissingKeyError(f"layer={self.attr_key!r} is not in layers; there are {list(adata.layers)}.")
+        layers = [key for key in adata.layers if key is not None]  # from anndata 0.13 on, None stands for X there
+        if self.attr_key is not None and self.attr_key not in layers:
+            raise MissingKeyError(f"layer={self.attr_key!r} is not in layers; there are {layers}.")
         if self.attr_key is None and adata.X is None:
-            raise ValueError(f"The AnnData has no X; name the layer of the counts, one of {list(adata.layers)}.")
+            raise ValueError(f"The AnnData has no X; name the layer of the counts, one of {layers}.")
         gene_names(adata, self._gene_symbols)
         refuse_duplicates(adata.obs_names, "spot names in obs_names", "adata.obs_names_make_unique()")
 

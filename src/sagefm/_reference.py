@@ -9,6 +9,7 @@ import re
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
+from tokenize import TokenError
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -94,13 +95,17 @@ def read_gene_names(source: str | Path | Sequence[str]) -> pd.Index:
 def _read_npy(path: Path) -> np.ndarray:
     try:
         names = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError) as error:
+    except (ValueError, EOFError, TokenError) as error:
         raise ValueError(
             f"{path} is not a NumPy file of plain strings ({error}). An array of objects can only be read by running "
             "what is in it; convert it where you trust it, with `numpy.save(path, names.astype(str))`."
         ) from error
     if not isinstance(names, np.ndarray) or names.dtype.kind not in "US":
         raise ValueError(f"{path} holds {getattr(names, 'dtype', 'several arrays')}, not the names of genes.")
+    try:
+        "".join(names.astype(str).ravel()).encode().decode()  # NumPy lets characters through that there are not
+    except UnicodeError as error:
+        raise ValueError(f"{path} is damaged: it holds names that are no text ({error}).") from error
     return names
 
 

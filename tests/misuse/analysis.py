@@ -24,6 +24,11 @@ def _with(section, columns):
     return section
 
 
+def _without(w, gene: str):
+    section = w.section()
+    return section[:, section.var_names != gene].copy()
+
+
 def all_missing(w):
     section = embedded(w)
     section.obsm["X_sagefm"][:] = np.nan
@@ -53,6 +58,16 @@ def with_damaged(w, **kwargs):
 def skips_damaged(w) -> bool:
     found = with_damaged(w)
     return len(found) == 1 and (found.report["status"] == "skipped").sum() == 1
+
+
+def split(w, names: list[str | None]) -> sagefm.pretraining.CorpusDataModule:
+    """A corpus of as many sections, with these names in the column `split` of its table."""
+    folder, paths = w.folder(), [f"{number}.h5ad" for number in range(len(names))]
+    for path in paths:
+        w.section().write_h5ad(folder / path)
+    pd.DataFrame({"path": paths, "split": names}).to_csv(folder / "table.csv")
+    sections = sagefm.pretraining.Corpus(folder / "table.csv")
+    return sagefm.pretraining.CorpusDataModule(sections, split_key="split")
 
 
 def other_genes(w) -> None:
@@ -122,6 +137,16 @@ ROWS = [
         "a `groupby` that is not there",
         lambda w: perturb(w, groupby="niche_"),
         Raises(KeyError, "groupby='niche_' is not a column of obs"),
+    ),
+    Row(
+        "a `groupby` without a value",
+        lambda w: w.model.perturb("LIG1", "TGT1", adata=_with(w.section(), {"niche_": np.nan}), groupby="niche_"),
+        Raises(ValueError, r"obs\['niche_'\] is missing for all of the asked spots"),
+    ),
+    Row(
+        "a dose response to a source that the panel lacks",
+        lambda w: w.model.get_dose_response("LIG1", "TGT1", adata=_without(w, "LIG1")),
+        Raises(ValueError, "The section has no counts of 'LIG1', so it cannot be set there"),
     ),
     Row(
         "influence by an unknown `method`",
@@ -209,5 +234,25 @@ ROWS = [
         "more held out than there is",
         lambda w: sagefm.pretraining.CorpusDataModule(corpus(w), validation_size=0.7, test_size=0.5),
         Raises(ValueError, "each at least 0, together below 1"),
+    ),
+    Row(
+        "a split that leaves nothing to train on",
+        lambda w: split(w, ["test", "validation"]),
+        Raises(ValueError, "Of 2 sections none is left to train on"),
+    ),
+    Row(
+        "a split with a gap",
+        lambda w: split(w, ["train", None]),
+        Raises(ValueError, "1 of 2 sections have no 'split' in the table"),
+    ),
+    Row(
+        "batches of a corpus without a trainer",
+        lambda w: split(w, ["train"]).train_dataloader(),
+        Raises(RuntimeError, r"has no trainer; pass it to `SAGEFM.train\(datamodule=...\)`"),
+    ),
+    Row(
+        "a checkpoint every 0 steps",
+        lambda w: sagefm.pretraining.ResumePoint(w.folder() / "last.ckpt", every_n_steps=0),
+        Raises(ValueError, "every_n_steps=0 must be at least 1"),
     ),
 ]

@@ -1,5 +1,6 @@
 """What the rows of the table work with: a small section, two sections, and a model trained on the first."""
 
+import signal
 from functools import cached_property
 from pathlib import Path
 
@@ -99,6 +100,8 @@ class World:
 @pytest.fixture(scope="session")
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     """Make it once."""
-    seed = scvi.settings.seed
+    seed, handler = scvi.settings.seed, signal.getsignal(signal.SIGINT)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background may begin with Ctrl-C ignored
     yield World(tmp_path_factory.mktemp("misuse"))
+    signal.signal(signal.SIGINT, handler)
     scvi.settings.seed = seed

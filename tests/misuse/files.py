@@ -7,6 +7,7 @@ import pickle
 import numpy as np
 import torch
 from misuse.table import Gives, Raises, Row
+from safetensors.torch import save
 
 import sagefm
 
@@ -108,6 +109,11 @@ ROWS = [
         lambda w: spoilt(w, WEIGHTS, lambda b: b""),
         Raises(ValueError, "is damaged or is no safetensors file"),
     ),
+    Row(
+        "a safetensors file of another network",
+        lambda w: spoilt(w, WEIGHTS, lambda b: save({"weight": torch.ones(2)})),
+        Raises(ValueError, "holds no weights of a SAGEFM model"),
+    ),
     Row("a folder without weights", lambda w: without(w, WEIGHTS), Raises(FileNotFoundError, WEIGHTS)),
     Row("a folder without a card", lambda w: without(w, CARD), Raises(FileNotFoundError, CARD)),
     Row(
@@ -169,6 +175,11 @@ ROWS = [
         "a name that is no folder and no weights",
         lambda w: load("tissue-maxi", w),
         Raises(FileNotFoundError, "neither a folder nor weights that come with sagefm"),
+    ),
+    Row(
+        "`SAGEFM.load` of weights for sharing",
+        lambda w: sagefm.SAGEFM.load(w.weights(), w.section()),
+        Raises(FileNotFoundError, "model.pt is not there.*read by `SAGEFM.from_pretrained`"),
     ),
     Row("saving over another folder", over_another, Raises(FileExistsError, "is there already; pass `overwrite=True`")),
     Row("saving where nothing can be written", full_disk, Raises(OSError, "/dev/full")),

@@ -142,6 +142,16 @@ ROWS = [
         lambda w: train(w, callbacks=[At(0, run_out)], batch_size=64),
         Raises(torch.OutOfMemoryError, "too little memory for steps of 64 spots; try `batch_size=32`"),
     ),
+    Row(
+        "more validation than is held out",
+        lambda w: train(w, train_size=0.9, validation_size=0.5),
+        Raises(ValueError, r"validation_size=0.5 must lie between 0 and 1 - train_size = 0.1"),
+    ),
+    Row(
+        "so much held out that every spot is, or is next to it",
+        lambda w: train(w, train_size=0.05),
+        Raises(ValueError, "Of 64 spots none is left to train on.*train_size=1"),
+    ),
     Row("the same seed twice", same_seed, Gives("the same embedding, bit by bit")),
     Row("one thread and two", other_threads, Gives("the same embedding within 0.001")),
     Row("a run that was stopped, resumed", resumed, Gives("the epochs that were left")),
