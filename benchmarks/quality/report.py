@@ -57,7 +57,8 @@ def domains(scores: pd.DataFrame, datasets: Callable[[pd.Series], pd.Series]) ->
         spread = by_seed.groupby(["method", "dataset"]).std().groupby("method").mean().fillna(0)
         return pd.Series(
             {
-                name: f"{row['mean']:.3f} ± {spread[name]:.3f}" if row["count"] == n_datasets else "not all run"
+                name: f"{row['mean']:.3f} ± {spread[name]:.3f}"
+                + ("" if row["count"] == n_datasets else f" ({row['count']:.0f} of {n_datasets})")
                 for name, row in mean.iterrows()
             },
             dtype=object,
@@ -82,7 +83,7 @@ def cost(scores: pd.DataFrame) -> pd.DataFrame:
     table = table.loc[seconds.index].astype({"peak, MiB": int})
     for method, title in (("sagefm", "beside sagefm, training included"), ("sagefm_pretrained", "beside pretrained")):
         if method in seconds:
-            table[title] = (seconds / seconds[method]).map("{:.2g}".format)
+            table[title] = (seconds / seconds[method]).map(lambda ratio: f"{ratio:.{1 if ratio < 10 else 0}f}")
     names = {name: f"**{ROWS[name]}**" if name in OURS else ROWS[name] for name in table.index}
     return table.rename(index=names).rename_axis("").reset_index()
 
@@ -154,7 +155,7 @@ def costs(scores: pd.DataFrame) -> pd.DataFrame:
 def notes(scores: pd.DataFrame) -> pd.Series:
     """Return why a method has no scores."""
     empty = scores[scores["metric"].isna()] if "metric" in scores else scores
-    return empty.groupby("method")["note"].first()
+    return empty.groupby("method")["note"].first().str.split(". ").str[0]  # the first sentence
 
 
 def labelled(table: pd.DataFrame, why: pd.Series, more: dict[str, str] | None = None) -> pd.DataFrame:
