@@ -155,7 +155,7 @@ def costs(scores: pd.DataFrame) -> pd.DataFrame:
 def notes(scores: pd.DataFrame) -> pd.Series:
     """Return why a method has no scores."""
     empty = scores[scores["metric"].isna()] if "metric" in scores else scores
-    return empty.groupby("method")["note"].first().str.split(". ").str[0]  # the first sentence
+    return empty.groupby("method")["note"].first().map(lambda note: note.split(". ")[0])  # the first sentence
 
 
 def labelled(table: pd.DataFrame, why: pd.Series, more: dict[str, str] | None = None) -> pd.DataFrame:
