@@ -83,7 +83,9 @@ def cost(scores: pd.DataFrame) -> pd.DataFrame:
     table = table.loc[seconds.index].astype({"peak, MiB": int})
     for method, title in (("sagefm", "beside sagefm, training included"), ("sagefm_pretrained", "beside pretrained")):
         if method in seconds:
-            table[title] = (seconds / seconds[method]).map(lambda ratio: f"{ratio:.{1 if ratio < 10 else 0}f}")
+            table[title] = (seconds / seconds[method]).map(
+                lambda ratio: f"{ratio:.2g}" if ratio < 10 else f"{ratio:.0f}"
+            )
     names = {name: f"**{ROWS[name]}**" if name in OURS else ROWS[name] for name in table.index}
     return table.rename(index=names).rename_axis("").reset_index()
 
