@@ -39,10 +39,10 @@ def measure(arguments: argparse.Namespace) -> Iterator[pd.DataFrame]:
             for seed in arguments.seeds if METHODS[method].get("random") else [0]:
                 try:
                     model, cost = trained(method, train, validate, seed, folder, arguments.fresh)
-                except (FileNotFoundError, ValueError) as error:
+                    scores = score(model, train, test)
+                except (FileNotFoundError, KeyError, ValueError) as error:
                     yield pd.DataFrame([{"dataset": name, "method": method, "seed": seed, "note": str(error)[:300]}])
                     continue
-                scores = score(model, train, test)
                 yield rows(name, method, seed, cost, scores)
                 if "neighbors" in wanted and arguments.task == "recovery":
                     ending = "_neighbors"
