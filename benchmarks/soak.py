@@ -7,23 +7,22 @@ A cycle loads shared weights, embeds, imputes, perturbs and saves.
 
 import argparse
 import gc
-import os
 import tempfile
 from pathlib import Path
 
 import anndata as ad
 import numpy as np
 import psutil
+from _sections import section
 
 import sagefm
 
-SECTIONS = Path(os.environ.get("SAGEFM_DATA", "../shared/data")) / "sections"
 TO_SETTLE = 3  # cycles: allocators, caches and lazy imports come first
 
 
-def section(name: str | None) -> ad.AnnData:
+def tissue(name: str | None) -> ad.AnnData:
     """A real section, or a simulated one."""
-    return ad.read_h5ad(SECTIONS / f"{name}.h5ad") if name else sagefm.datasets.simulated_tissue(30, 30, n_genes=500)
+    return section(name) if name else sagefm.datasets.simulated_tissue(30, 30, n_genes=500)
 
 
 def cycle(weights: Path, adata: ad.AnnData, folder: Path) -> list[np.ndarray]:
@@ -63,9 +62,9 @@ def main(n_cycles: int, name: str | None) -> None:
     first: list[np.ndarray] = []
     with tempfile.TemporaryDirectory() as folder:
         weights = Path(folder) / "shared"
-        trained(section(name)).save_pretrained(weights)
+        trained(tissue(name)).save_pretrained(weights)
         for number in range(n_cycles):
-            results = cycle(weights, section(name), Path(folder))
+            results = cycle(weights, tissue(name), Path(folder))
             first = first or results
             same = all(np.array_equal(*pair, equal_nan=True) for pair in zip(first, results, strict=True))
             memory.append(resident())

@@ -55,10 +55,9 @@ def domain_scores(model: sagefm.SAGEFM, test: ad.AnnData) -> dict[str, float]:
     truth = annotation(test) if "annotation" in test.obs else pd.Series(dtype=object)
     if truth.nunique() < 2 or test.obs["sample"].nunique() > 1:
         return {}
-    latent = model.get_latent_representation(test, key_added=None)
+    model.get_latent_representation(test)
     known, found = truth.notna().to_numpy(), []
     for seed in PROTOCOL["domains"]["cluster_seeds"]["gmm"]:
-        test.obsm["X_scored"] = latent
-        sagefm.tl.domains(test, truth.nunique(), use_rep="X_scored", seed=seed)
+        sagefm.tl.domains(test, truth.nunique(), seed=seed)
         found.append(adjusted_rand_score(truth[known], test.obs["domain"][known]))
     return {"ARI": float(np.mean(found))}

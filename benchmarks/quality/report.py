@@ -20,6 +20,7 @@ ROWS = {
 }
 CORTEX = ["cortex_151673", "cortex_151674"]
 OURS = ("sagefm", "sagefm_pretrained")
+BOLD = {name: f"**{ROWS[name]}**" for name in OURS}
 
 
 def main(results: Path, document: Path) -> None:
@@ -81,13 +82,12 @@ def cost(scores: pd.DataFrame) -> pd.DataFrame:
     seconds = runs["cpu_seconds"].mean().dropna().sort_values()
     table = pd.DataFrame({"processor, s": seconds.map("{:.1f}".format), "peak, MiB": runs["peak_mib"].mean().round()})
     table = table.loc[seconds.index].astype({"peak, MiB": int})
-    for method, title in (("sagefm", "beside sagefm, training included"), ("sagefm_pretrained", "beside pretrained")):
+    for method, title in zip(OURS, ("beside sagefm, training included", "beside pretrained"), strict=True):
         if method in seconds:
             table[title] = (seconds / seconds[method]).map(
                 lambda ratio: f"{ratio:.2g}" if ratio < 10 else f"{ratio:.0f}"
             )
-    names = {name: f"**{ROWS[name]}**" if name in OURS else ROWS[name] for name in table.index}
-    return table.rename(index=names).rename_axis("").reset_index()
+    return table.rename(index=ROWS | BOLD).rename_axis("").reset_index()
 
 
 def annotation(scores: pd.DataFrame) -> pd.DataFrame:
@@ -166,8 +166,7 @@ def labelled(table: pd.DataFrame, why: pd.Series, more: dict[str, str] | None = 
     table = table.reindex([name for name in names if name in table.index or name in why.index])
     if len(why):
         table["note"] = why.reindex(table.index)
-    ours = {name: f"**{names[name]}**" for name in OURS}
-    return table.fillna("").rename(index={**names, **ours}).rename_axis("").reset_index()
+    return table.fillna("").rename(index=names | BOLD).rename_axis("").reset_index()
 
 
 def markdown(table: pd.DataFrame) -> str:
@@ -216,8 +215,8 @@ TABLES: dict[str, tuple[str, Callable[[pd.DataFrame], pd.DataFrame]]] = {
     "recovery_breast": ("recovery", lambda scores: recovery(scores, "breast", MASKED)),
     "recovery_cortex": ("recovery", lambda scores: recovery(scores, "cortex", MASKED)),
     "missing_breast": ("missing_genes", lambda scores: recovery(scores, "breast", MISSING)),
-    "ablations": ("ablations", ablations),
     "missing_cortex": ("missing_genes", lambda scores: recovery(scores, "cortex", MISSING)),
+    "ablations": ("ablations", ablations),
 }
 
 

@@ -21,7 +21,7 @@ from sagefm._genes import gene_names, match_genes
 from sagefm._graph import neighbor_mean_operator
 from sagefm._mudata import unwrapped
 from sagefm._normalization import Normalization
-from sagefm._units import GeneUnits, Units, gene_units
+from sagefm._units import GeneUnits, Sums, Units, gene_units
 
 NEIGHBORS_KEY, N_NEIGHBORS_KEY, KNOWN_KEY = "neighbors", "n_neighbors", "known"
 MEAN_KEY, SCALE_KEY = "gene_mean", "gene_scale"
@@ -153,13 +153,11 @@ class Spots:
 
     def gene_moments(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return mean and standard deviation of every gene on the log scale over `rows`, each (genes,)."""
-        total, squares = np.zeros(len(self.genes)), np.zeros(len(self.genes))
+        sums = Sums(np.zeros(self.n_obs, dtype=int), len(self.genes))
         for piece in self.chunks(rows, CHUNK):
-            logged = self.log(piece).astype(np.float64)
-            total += np.asarray(logged.sum(axis=0)).ravel()
-            squares += np.asarray(logged.power(2).sum(axis=0)).ravel()
-        mean = total / len(rows)
-        return mean, np.sqrt(np.maximum(squares / len(rows) - mean**2, 0))
+            sums.add(piece, self.log(piece), self.visible)
+        mean, variance = sums.moments()
+        return mean[0], np.sqrt(variance[0])
 
     def create_torch_dataset(self, indices: Sequence[int] | None = None, **kwargs: object) -> Subset:
         """Answer scvi-tools' `AnnDataLoader`, which asks its manager for a data set and for nothing else."""

@@ -108,6 +108,12 @@ class Sums:
             self.squares[section] += n * (variance + mean**2)
             self.n[section] += n * visible if visible.ndim == 1 else visible[members].sum(0)
 
+    def moments(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return mean and variance of every gene over its visible entries, each (sections, genes)."""
+        seen = np.maximum(self.n, 1)
+        mean = self.total / seen
+        return mean, np.maximum(self.squares / seen - mean**2, 0)
+
 
 def _moments(logged: sp.csr_matrix | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return mean and variance of every gene, each (genes,)."""
@@ -131,8 +137,7 @@ def gene_units(
     sums = Sums(section, len(normalization.gene_mean))
     for rows, logged, visible in pieces:
         sums.add(rows, logged, visible)
-    seen = np.maximum(sums.n, 1)
-    variance = np.maximum(sums.squares / seen - (sums.total / seen) ** 2, 0)
+    _, variance = sums.moments()
     weight = sums.n + _PRIOR_SPOTS
     mean = (sums.total + _PRIOR_SPOTS * normalization.gene_mean) / weight
     scale = np.sqrt((sums.n * variance + _PRIOR_SPOTS * normalization.gene_scale**2) / weight)

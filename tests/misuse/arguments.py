@@ -10,10 +10,10 @@ import sagefm
 setup = sagefm.SAGEFM.setup_anndata
 
 
-def untrained(w) -> sagefm.SAGEFM:
+def untrained(w, **kwargs) -> sagefm.SAGEFM:
     section = w.section()
     setup(section)
-    return sagefm.SAGEFM(section)
+    return sagefm.SAGEFM(section, **kwargs)
 
 
 def half_named(w) -> None:
@@ -81,12 +81,6 @@ def train(w, **kwargs) -> None:
     untrained(w).train(**{"max_epochs": 1, "accelerator": "cpu", "enable_progress_bar": False, **kwargs})
 
 
-def network(w, **kwargs) -> None:
-    section = w.section()
-    setup(section)
-    sagefm.SAGEFM(section, **kwargs)
-
-
 ROWS = [
     Row(
         "a matrix instead of an AnnData at the setup",
@@ -140,20 +134,22 @@ ROWS = [
     ),
     Row(
         "`conv` unknown",
-        lambda w: network(w, conv="gat"),
+        lambda w: untrained(w, conv="gat"),
         Raises(ValueError, "conv='gat' is not known; it is one of 'sage', 'gcn'"),
     ),
     Row(
         "`mask_fraction` of 1",
-        lambda w: network(w, mask_fraction=1),
+        lambda w: untrained(w, mask_fraction=1),
         Raises(ValueError, "mask_fraction=1 must lie between 0 and 1"),
     ),
     Row(
         "`dropout_rate` below 0",
-        lambda w: network(w, dropout_rate=-0.1),
+        lambda w: untrained(w, dropout_rate=-0.1),
         Raises(ValueError, "dropout_rate=-0.1 must lie between"),
     ),
-    Row("`n_latent` of 0", lambda w: network(w, n_latent=0), Raises(ValueError, r"positive widths; found \[256, 0\]")),
+    Row(
+        "`n_latent` of 0", lambda w: untrained(w, n_latent=0), Raises(ValueError, r"positive widths; found \[256, 0\]")
+    ),
     Row(
         "`train_size` of 2",
         lambda w: train(w, train_size=2),

@@ -116,20 +116,20 @@ def few(w) -> None:
     setup(section)
 
 
-def changed_after_setup(w) -> None:
+def after_setup(w, change) -> None:
     section = w.section()
     setup(section)
     model = sagefm.SAGEFM(section)
+    change(section)
+    model.train(max_epochs=1)
+
+
+def emptied(section) -> None:
     section.obsp[GRAPH] = sp.csr_matrix((64, 64))
-    model.train(max_epochs=1)
 
 
-def removed_after_setup(w) -> None:
-    section = w.section()
-    setup(section)
-    model = sagefm.SAGEFM(section)
+def deleted(section) -> None:
     del section.obsp[GRAPH]
-    model.train(max_epochs=1)
 
 
 ROWS = [
@@ -201,12 +201,12 @@ ROWS = [
     Row("four spots, no graph", few, Raises(ValueError, "has 4 spot.*fewer than the .* that a neighbourhood .* needs")),
     Row(
         "the graph emptied after the setup",
-        changed_after_setup,
+        lambda w: after_setup(w, emptied),
         Raises(ValueError, "has no edges between different spots"),
     ),
     Row(
         "the graph deleted after the setup",
-        removed_after_setup,
+        lambda w: after_setup(w, deleted),
         Raises(KeyError, "obsp has no 'spatial_connectivities', which was there at the setup.*setup_anndata"),
     ),
 ]
