@@ -77,8 +77,7 @@ def test_a_batch_is_of_float32_and_says_which_genes_are_known(section, spots_of)
     batch = NeighborhoodDataset(spots_of(section))[ROWS]
     for key in (REGISTRY_KEYS.X_KEY, NEIGHBORS_KEY, N_NEIGHBORS_KEY):
         assert batch[key].dtype == np.float32
-    assert batch[KNOWN_KEY].dtype == torch.bool
-    assert batch[KNOWN_KEY].all()
+    assert torch.equal(batch[KNOWN_KEY], torch.ones(1, section.n_vars))
 
 
 def test_counts_are_sparse_until_they_are_a_batch(section, spots_of):
@@ -92,8 +91,9 @@ def test_a_loader_goes_over_the_spots_in_order(section, spots_of):
     loader = AnnDataLoader(spots, indices=np.arange(150), batch_size=64, shuffle=False)
     batches = list(loader)
     assert [len(batch[REGISTRY_KEYS.X_KEY]) for batch in batches] == [64, 64, 22]
-    for key, expected in NeighborhoodDataset(spots)[np.arange(150)].items():
-        np.testing.assert_allclose(np.concatenate([batch[key] for batch in batches]), expected, rtol=1e-6)
+    whole = NeighborhoodDataset(spots)[np.arange(150)]
+    for key in (REGISTRY_KEYS.X_KEY, NEIGHBORS_KEY, N_NEIGHBORS_KEY):
+        np.testing.assert_allclose(np.concatenate([batch[key] for batch in batches]), whole[key], rtol=1e-6)
 
 
 def test_a_dataset_has_as_many_rows_as_spots(section, spots_of):
@@ -121,7 +121,7 @@ def test_missing_genes_are_zero_and_unknown_genes_do_not_count(section, spots_of
     assert np.array_equal(spots.known, known)
     batch = NeighborhoodDataset(spots)[ROWS]
     assert_batch(batch, ROWS, counts, means, section)
-    assert np.array_equal(batch[KNOWN_KEY], np.broadcast_to(known, (len(ROWS), section.n_vars)))
+    assert np.array_equal(batch[KNOWN_KEY], known[None])
 
 
 def test_hidden_genes_are_in_the_counts_but_not_on_the_log_scale(section, spots_of):

@@ -65,21 +65,20 @@ def run(network: MaskedCenterModule, tensors: dict[str, Tensor]) -> tuple[dict[s
 
 @pytest.mark.parametrize("fraction", [0.05, 0.3, 0.5, 0.95])
 def test_a_mask_hides_the_asked_share_of_every_row_and_column(fraction):
-    mask = module(mask_fraction=fraction).draw_mask(torch.zeros(501, 403))
-    assert mask.shape == (501, 403) and mask.dtype == torch.bool
-    assert mask.float().mean().item() == pytest.approx(fraction, abs=0.004)
-    for axis in (0, 1):
-        assert (mask.float().mean(axis) - fraction).abs().max() < 5 * (fraction * (1 - fraction) / 403) ** 0.5
+    network, counts = module(mask_fraction=fraction), torch.zeros(501, 403)
+    in_training = torch.cat([network.draw_mask(counts) for _ in range(501)])
+    for mask in (in_training, network.eval().draw_mask(counts)):
+        assert mask.shape == (501, 403) and mask.dtype == torch.bool
+        assert mask.float().mean().item() == pytest.approx(fraction, abs=0.004)
+        for axis in (0, 1):
+            assert (mask.float().mean(axis) - fraction).abs().max() < 5 * (fraction * (1 - fraction) / 403) ** 0.5
 
 
-def test_a_fraction_next_to_one_masks_next_to_everything():
-    assert module(mask_fraction=0.9999999).draw_mask(torch.zeros(100, 100)).float().mean() > 0.99
-
-
-def test_masked_entries_do_not_tell_of_one_another():
-    mask = module().draw_mask(torch.zeros(400, 400)).flatten().float()
-    for lag in (1, 2, 3, 4, 400):
-        assert abs(np.corrcoef(mask[lag:], mask[:-lag])[0, 1]) < 0.015
+def test_the_spots_of_a_batch_share_their_mask_in_training_only():
+    network, counts = module(), torch.zeros(20, 30)
+    assert network.draw_mask(counts).shape == (1, 30)
+    in_validation = network.eval().draw_mask(counts)
+    assert len(torch.unique(in_validation, dim=0)) == 20
 
 
 def test_masks_are_drawn_afresh_in_training_by_the_seed_of_torch():
@@ -100,13 +99,6 @@ def test_masks_are_always_the_same_in_validation_and_leave_torchs_seed_alone():
     assert torch.equal(torch.rand(3), expected)
 
 
-def test_no_gene_is_masked_that_the_section_lacks():
-    tensors = batch()
-    asked = module(mask_fraction=0.9)._get_inference_input(tensors)
-    assert asked["mask"].any() and not asked["mask"][~tensors[KNOWN_KEY]].any()
-    assert torch.equal(asked["known"], tensors[KNOWN_KEY].float())
-
-
 # What is read, predicted and compared.
 
 
@@ -114,7 +106,7 @@ def test_no_gene_is_masked_that_the_section_lacks():
 def test_masked_and_missing_genes_of_a_centre_are_not_read(scale_genes):
     network, tensors = module(scale_genes=scale_genes), batch(scale_genes)
     asked = network._get_inference_input(tensors)
-    visible = (asked["known"] - asked["mask"]).numpy()
+    visible = (asked["known"] * (1 - asked["mask"])).numpy()
     center = standardized(logged(tensors[REGISTRY_KEYS.X_KEY].numpy(), visible), visible, tensors)
     neighbors = standardized(tensors[NEIGHBORS_KEY].numpy(), tensors[KNOWN_KEY].numpy(), tensors)
     latent = network.encoder(*(torch.from_numpy(x).float() for x in (center, neighbors)), tensors[N_NEIGHBORS_KEY])
@@ -123,35 +115,54 @@ def test_masked_and_missing_genes_of_a_centre_are_not_read(scale_genes):
     assert torch.equal(found["mask"], asked["mask"])
 
 
+@pytest.mark.parametrize("training", [True, False], ids=["training", "validation"])
 @scaled_or_not
-def test_the_loss_is_the_mean_squared_error_of_masked_entries(scale_genes):
-    network, tensors = module(scale_genes=scale_genes), batch(scale_genes)
+def test_the_loss_is_the_mean_squared_error_of_masked_entries_that_the_section_has(scale_genes, training):
+    network, tensors = module(scale_genes=scale_genes, mask_fraction=0.6).train(training), batch(scale_genes)
     inference, generated = run(network, tensors)
-    known, mask = tensors[KNOWN_KEY].numpy(), inference["mask"].numpy() > 0
+    known = tensors[KNOWN_KEY].numpy()
     target = standardized(logged(tensors[REGISTRY_KEYS.X_KEY].numpy(), known), known, tensors)
-    expected = ((generated["predicted"].detach().numpy() - target)[mask] ** 2).mean()
+    mask = np.broadcast_to(inference["mask"].numpy() > 0, known.shape)
+    asked = mask & known
+    expected = ((every_gene(network, inference) - target)[asked] ** 2).mean()
     found = network.loss(tensors, inference, generated)
-    assert found.loss.item() == pytest.approx(expected, rel=1e-5) and expected > 0
+    assert found.loss.item() == pytest.approx(expected, rel=1e-5) and expected > 0 and (mask & ~known).any()
     assert found.n_obs_minibatch == N_SPOTS
 
 
+def every_gene(network: MaskedCenterModule, inference: dict[str, Tensor]) -> np.ndarray:
+    return network.generative(inference["z"], torch.arange(N_GENES))["predicted"].detach().numpy()
+
+
+def with_mask(network: MaskedCenterModule, tensors: dict[str, Tensor], mask: Tensor) -> tuple[dict[str, Tensor], float]:
+    """Return what the network makes of a batch with another mask, and its loss."""
+    inference, _ = run(network, tensors)
+    inference["mask"] = mask
+    generated = network.generative(**network._get_generative_input(tensors, inference))
+    return inference, network.loss(tensors, inference, generated).loss.item()
+
+
 def test_a_batch_without_a_masked_entry_has_no_loss():
-    network, tensors = module(), batch()
-    inference, generated = run(network, tensors)
-    inference["mask"] = torch.zeros_like(inference["mask"])
-    assert network.loss(tensors, inference, generated).loss.item() == 0
+    assert with_mask(module(), batch(), torch.zeros(1, N_GENES))[1] == 0
 
 
 def test_the_loss_of_one_masked_entry_is_its_squared_error():
-    network, tensors = module(), batch()
-    inference, generated = run(network, tensors)
-    inference["mask"] = torch.zeros_like(inference["mask"])
-    inference["mask"][3, 4] = 1
+    network, tensors, mask = module(), batch(), torch.zeros(N_SPOTS, N_GENES)
+    mask[3, 4] = 1
+    inference, loss = with_mask(network, tensors, mask)
     target, _ = network.center_input(
         tensors[REGISTRY_KEYS.X_KEY], inference["known"], Units(tensors[MEAN_KEY], tensors[SCALE_KEY])
     )
-    expected = (generated["predicted"] - target)[3, 4].square().item()
-    assert network.loss(tensors, inference, generated).loss.item() == pytest.approx(expected, rel=1e-5)
+    expected = (every_gene(network, inference) - target.numpy())[3, 4] ** 2
+    assert loss == pytest.approx(expected, rel=1e-5)
+
+
+def test_only_masked_genes_are_decoded_in_training():
+    network, tensors = module(), batch()
+    inference, generated = run(network, tensors)
+    genes = np.flatnonzero(inference["mask"][0])
+    assert 0 < len(genes) < N_GENES and np.array_equal(generated["genes"], genes)
+    np.testing.assert_allclose(generated["predicted"].detach(), every_gene(network, inference)[:, genes], rtol=1e-5)
 
 
 @scaled_or_not
@@ -159,7 +170,7 @@ def test_predictions_are_rectified_where_the_units_are_the_log_scale(scale_genes
     network = module(scale_genes=scale_genes)
     latent = 9 * torch.randn(40, 4)
     expected = latent @ network.decoder.weight.T + network.decoder.bias
-    found = network.generative(latent)["predicted"]
+    found = network.generative(latent, torch.arange(N_GENES))["predicted"]
     torch.testing.assert_close(found, expected if scale_genes else expected.relu())
     assert (expected < 0).any() and ((found < 0).any() == scale_genes)
 

@@ -190,10 +190,9 @@ class NeighborhoodDataset(Dataset):
             REGISTRY_KEYS.X_KEY: self._spots.counts(index).toarray(),
             NEIGHBORS_KEY: self._spots.neighborhood_means(index),
             N_NEIGHBORS_KEY: self._spots.n_neighbors[index],
-            KNOWN_KEY: torch.from_numpy(self._spots.known).expand(len(index), -1),
+            KNOWN_KEY: torch.from_numpy(self._spots.known[None].astype(np.float32)),
         }
         units = self._spots.units.of(index)
         if units.mean is not None and units.scale is not None:
-            shape = (len(index), -1)
-            batch |= {MEAN_KEY: units.mean.expand(shape), SCALE_KEY: units.scale.expand(shape)}
+            batch |= {MEAN_KEY: units.mean, SCALE_KEY: units.scale}
         return batch

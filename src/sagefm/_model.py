@@ -69,7 +69,7 @@ class SAGEFM(
     dropout_rate
         Share of hidden units dropped in training.
     mask_fraction
-        Probability with which each gene of a spot is masked, drawn afresh for every spot and step.
+        Probability with which each gene is masked, drawn afresh at every step; the spots of a batch share the mask.
     normalization
         `"size"`: `log1p` of counts scaled to the median depth, with the library size estimated from unmasked genes
         only. `"none"`: `log1p` of raw counts, as in the paper.

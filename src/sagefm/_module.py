@@ -185,22 +185,23 @@ class MaskedCenterModule(BaseModuleClass):
         return units.restore(nn.functional.linear(latent, self.decoder.weight[genes], self.decoder.bias[genes]).float())
 
     def draw_mask(self, counts: Tensor) -> Tensor:
-        """Draw which entries are masked, boolean (n, genes); always the same ones in validation."""
-        generator = None if self.training else torch.Generator(counts.device).manual_seed(0)
-        # Sixteen random bits an entry are drawn four times as fast as a random float.
-        words = torch.empty(-(-counts.numel() // 4), dtype=torch.int64, device=counts.device)
-        bits = words.random_(-(2**63), None, generator=generator).view(torch.int16)[: counts.numel()]
-        n_masking = min(round(self.mask_fraction * 2**16), 2**16 - 1)  # of the 2^16 words; all would overflow
-        return (bits < n_masking - 2**15).view(counts.shape)
+        """Draw which genes are masked, boolean: (1, genes) in training; (n, genes), always the same, in validation.
+
+        The spots of a training batch share their mask. So the loss decodes masked genes alone, and models come out no
+        worse than with a mask for every spot.
+        """
+        if self.training:
+            return torch.rand(1, counts.shape[1], device=counts.device) < self.mask_fraction
+        generator = torch.Generator(counts.device).manual_seed(0)
+        return torch.rand(counts.shape, device=counts.device, generator=generator) < self.mask_fraction
 
     def _get_inference_input(self, tensors: dict[str, Tensor], **kwargs: Any) -> dict[str, Any]:
         counts = tensors[REGISTRY_KEYS.X_KEY]
         # As numbers from here on: each product with a boolean would convert it anew.
-        known = tensors[KNOWN_KEY].to(counts.dtype)
         return {
             "counts": counts,
-            "mask": self.draw_mask(counts).to(counts.dtype).mul_(known),
-            "known": known,
+            "mask": self.draw_mask(counts).to(counts.dtype),
+            "known": tensors[KNOWN_KEY].to(counts.dtype),
             "neighbors": tensors[NEIGHBORS_KEY],
             "n_neighbors": tensors[N_NEIGHBORS_KEY],
             "units": _units(tensors),
@@ -210,21 +211,22 @@ class MaskedCenterModule(BaseModuleClass):
     def inference(
         self, counts: Tensor, mask: Tensor, known: Tensor, neighbors: Tensor, n_neighbors: Tensor, units: Units
     ) -> dict[str, Tensor]:
-        """Encode centres whose masked genes are hidden; `mask` and `known`, (n, genes), are 0 or 1."""
-        center, _ = self.center_input(counts, known - mask, units)
+        """Encode centres whose masked genes are hidden; `mask` and `known`, (1 or n, genes), are 0 or 1."""
+        center, _ = self.center_input(counts, known * (1 - mask), units)
         latent = self.encoder(center, units.standardize(neighbors, known), n_neighbors)
         return {"z": latent, "mask": mask, "known": known}
 
     def _get_generative_input(
         self, tensors: dict[str, Tensor], inference_outputs: dict[str, Tensor], **kwargs: Any
     ) -> dict[str, Tensor]:
-        return {"z": inference_outputs["z"]}
+        return {"z": inference_outputs["z"], "genes": inference_outputs["mask"].any(0).nonzero().squeeze(1)}
 
     @auto_move_data
-    def generative(self, z: Tensor) -> dict[str, Tensor]:
-        """Decode to the units of the genes; rectified where these are the log scale itself."""
-        predicted = self.decoder(z)
-        return {"predicted": predicted if self.scale_genes else predicted.relu()}
+    def generative(self, z: Tensor, genes: Tensor) -> dict[str, Tensor]:
+        """Decode `genes`, by position, to their units; rectified where these are the log scale itself."""
+        weight, bias = (parameter.index_select(0, genes) for parameter in (self.decoder.weight, self.decoder.bias))
+        predicted = nn.functional.linear(z, weight, bias)
+        return {"predicted": predicted if self.scale_genes else predicted.relu(), "genes": genes}
 
     def loss(
         self,
@@ -232,12 +234,14 @@ class MaskedCenterModule(BaseModuleClass):
         inference_outputs: dict[str, Tensor],
         generative_outputs: dict[str, Tensor],
     ) -> LossOutput:
-        """Mean squared error over the masked entries, in the units of the genes."""
-        counts, mask = tensors[REGISTRY_KEYS.X_KEY], inference_outputs["mask"]
-        target, _ = self.center_input(counts, inference_outputs["known"], _units(tensors))
+        """Mean squared error over the masked entries of known genes, in the units of the genes."""
+        counts, known, genes = tensors[REGISTRY_KEYS.X_KEY], inference_outputs["known"], generative_outputs["genes"]
+        logged = (counts.index_select(1, genes) * self._constants.factor(counts, known)).log1p_()
+        asked = (known * inference_outputs["mask"]).index_select(1, genes)
+        target = _units(tensors).of_genes(genes).standardize(logged, asked)
         # Weighting by the mask and summing is many times faster backwards than indexing by it.
-        squares = nn.functional.mse_loss(generative_outputs["predicted"] * mask, target.mul_(mask), reduction="sum")
-        return LossOutput(loss=squares / mask.sum().clamp_min(1), n_obs_minibatch=len(counts))
+        squares = ((generative_outputs["predicted"] - target) * asked).square().sum()
+        return LossOutput(loss=squares / asked.expand_as(target).sum().clamp_min(1), n_obs_minibatch=len(counts))
 
 
 def _units(tensors: dict[str, Tensor]) -> Units:

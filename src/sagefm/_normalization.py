@@ -66,8 +66,12 @@ class Normalization:
         """
         shown = visible.to(counts.dtype)
         seen = counts * shown
-        factor = self.depth_factor(seen, shown) if self.method == "size" else torch.ones_like(seen[:, :1])
+        factor = self.factor(seen, shown)
         return seen.mul_(factor).log1p_(), factor
+
+    def factor(self, seen: Tensor, visible: Tensor) -> Tensor:
+        """Return what visible counts (n, genes), zero elsewhere, are scaled by before the log is taken, (n, 1)."""
+        return self.depth_factor(seen, visible) if self.method == "size" else torch.ones_like(seen[:, :1])
 
     def depth_factor(self, seen: Tensor, visible: Tensor) -> Tensor:
         """Return what brings visible counts (n, genes), zero elsewhere, to the target depth, (n, 1)."""

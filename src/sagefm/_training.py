@@ -40,6 +40,16 @@ class MaskedCenterPlan(TrainingPlan):
             params, lr=self.lr, eps=self.eps, weight_decay=self.weight_decay, fused=True
         )
 
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the module, and note the number of spots for :meth:`log`."""
+        outputs = super().forward(*args, **kwargs)
+        self._n_spots = outputs[2].n_obs_minibatch
+        return outputs
+
+    def log(self, *args: Any, **kwargs: Any) -> None:
+        """Log with the number of spots, which Lightning cannot tell: what a batch's spots share is one row of it."""
+        super().log(*args, **{"batch_size": self._n_spots, **kwargs})
+
     def compute_and_log_metrics(self, *args: Any, **kwargs: Any) -> None:
         """Log no evidence lower bound: there is no likelihood to bound."""
 

@@ -28,10 +28,11 @@ class Units(NamedTuple):
     scale: Tensor | None = None
 
     def standardize(self, logged: Tensor, visible: Tensor) -> Tensor:
-        """Return log values, (n, genes), in these units; zero where not `visible`."""
+        """Return log values, (n, genes), in these units; they are zero where not `visible`, and stay so."""
         if self.mean is None or self.scale is None:
             return logged
-        return (logged - self.mean).div_(self.scale).mul_(visible)
+        # Two passes where units and what is visible are one row for all spots.
+        return (logged / self.scale).sub_(self.mean / self.scale * visible)
 
     def restore(self, values: Tensor) -> Tensor:
         """Return values in these units, (n, genes), on the log scale."""
