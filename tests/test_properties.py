@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import sagefm
 from sagefm._module import Encoder
 from sagefm._normalization import Normalization
-from sagefm._units import _PRIOR_SPOTS
+from sagefm._units import _PRIOR_SPOTS, _SCALE_FLOOR
 
 GRAPH = "spatial_connectivities"
 SEEDS = st.integers(0, 2**32 - 1)
@@ -146,7 +146,7 @@ def in_float64(model: sagefm.SAGEFM, adata: ad.AnnData) -> np.ndarray:
         mean = np.concatenate([x[rows], prior]).mean(axis=0)
         n = rows.sum()
         variance = (n * x[rows].var(axis=0) + _PRIOR_SPOTS * weights["gene_scale"] ** 2) / (n + _PRIOR_SPOTS)
-        x[rows] = (x[rows] - mean) / np.sqrt(variance)
+        x[rows] = (x[rows] - mean) / np.sqrt(variance + _SCALE_FLOOR**2)
     latent = []
     for spot, edges in enumerate(adata.obsp[GRAPH].toarray() > 0):
         neighbors = x[edges] if edges.any() else x[[spot]]

@@ -89,6 +89,7 @@ if __name__ == "__main__":
     warnings.simplefilter("ignore")
     for noisy in ("sagefm", "lightning.pytorch"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
+    arguments.out.mkdir(parents=True, exist_ok=True)
     found = with_baseline(report(arguments.rounds))
     found.to_csv(arguments.out / "report.csv", float_format="%.4g")
     (arguments.out / "report.md").write_text(found.reset_index().to_markdown(index=False, floatfmt=".3g") + "\n")

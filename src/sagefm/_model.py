@@ -77,8 +77,9 @@ class SAGEFM(
         `"normal"`: squared error of what the network reads of a gene: its standardised value with `scale_genes`, else
         the log scale.
     scale_genes
-        Whether genes are read and predicted by their mean and standard deviation within each section, which takes
-        out what patients, chemistry and depth shift and stretch. A masked or missing gene then stands at its mean.
+        Whether genes are read and predicted by their mean and standard deviation within each section, the latter
+        enlarged for genes that hardly vary. It takes out what patients, chemistry and depth shift and stretch. A masked
+        or missing gene then stands at its mean.
 
     Raises
     ------

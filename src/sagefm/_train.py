@@ -15,8 +15,7 @@ from sagefm._splitting import SectionSplitter
 from sagefm._training import BestWeights, FiniteLoss, stopped_safely
 from sagefm.pretraining import CorpusDataModule
 
-# A gene's unit is its standard deviation on the log scale, but never below this: rare genes would drown the rest.
-_SCALE_FLOOR = 0.05
+_LEAST_DEVIATION = 0.05  # of a principal component that training begins with, in units of the genes
 _MOST_SAMPLED, _SAMPLED_ENTRIES = 4096, 2**26  # spots, and their entries (256 MB), that training begins from
 _SPOTS_TO_SEE = 120_000  # in training, by default: about 900 steps of 128
 _SPOTS_TO_WAIT = 20_000  # for the validation loss to fall, by default: about 150 steps
@@ -172,13 +171,13 @@ class TrainMixin(UnsupervisedTrainingMixin, BaseModelClass):
 
     def _fix_units(self, mean: np.ndarray, deviation: np.ndarray) -> None:
         """Fix the units of genes that a section is too small to tell, by the training spots."""
-        self.module.fix_units(torch.from_numpy(mean), torch.from_numpy(np.maximum(deviation, _SCALE_FLOOR)))
+        self.module.fix_units(torch.from_numpy(mean), torch.from_numpy(deviation))
 
     def _start_from(self, sample: torch.Tensor) -> None:
         """Begin as the principal component analysis of a sample of the training spots, (spots, genes)."""
         n_components = min(self.module.decoder.in_features, *sample.shape)
         _, values, components = randomized_svd(sample.numpy(), n_components, random_state=settings.seed or 0)
-        deviation = np.maximum(values / np.sqrt(len(sample)), _SCALE_FLOOR)
+        deviation = np.maximum(values / np.sqrt(len(sample)), _LEAST_DEVIATION)
         self.module.start_from(torch.from_numpy(components).float(), torch.from_numpy(deviation).float())
 
 

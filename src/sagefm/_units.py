@@ -1,4 +1,4 @@
-"""In which units genes are read and predicted: each by its mean and standard deviation within the section.
+"""In which units genes are read and predicted: each by its mean and a scale within the section.
 
 Sections differ in depth, chemistry and patient, and most of that is a shift and a stretch of each gene. What is left
 when both are taken out is what sections share. A masked or missing gene then stands at zero, its mean.
@@ -19,6 +19,9 @@ from sagefm._normalization import Normalization
 
 # A section is taken to have this many more spots, distributed as in training: it steadies small sections.
 _PRIOR_SPOTS = 30
+# Every standard deviation is taken to be larger by this, in quadrature: most of what a rare gene varies on the log
+# scale is counting noise, and in units of that alone it would weigh as much as a gene that tells of tissue.
+_SCALE_FLOOR = 0.4
 
 
 class Units(NamedTuple):
@@ -141,5 +144,6 @@ def gene_units(
     _, variance = sums.moments()
     weight = sums.n + _PRIOR_SPOTS
     mean = (sums.total + _PRIOR_SPOTS * normalization.gene_mean) / weight
-    scale = np.sqrt((sums.n * variance + _PRIOR_SPOTS * normalization.gene_scale**2) / weight)
+    variance = (sums.n * variance + _PRIOR_SPOTS * normalization.gene_scale**2) / weight
+    scale = np.sqrt(variance + _SCALE_FLOOR**2)
     return GeneUnits(mean.astype(np.float32), scale.astype(np.float32), section)
