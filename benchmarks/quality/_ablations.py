@@ -4,6 +4,7 @@ import argparse
 import time
 from collections.abc import Iterator
 from typing import Any
+from unittest.mock import patch
 
 import anndata as ad
 import numpy as np
@@ -15,6 +16,7 @@ from _protocol import PROTOCOL
 from sklearn.metrics import adjusted_rand_score
 
 import sagefm
+from sagefm import _units
 
 TASK = PROTOCOL["ablations"]
 
@@ -30,7 +32,8 @@ def measure(arguments: argparse.Namespace) -> Iterator[pd.DataFrame]:
                 continue
             for seed in TASK["seeds"]:
                 account = {"dataset": name, "method": variant, "seed": seed, "label": changes["label"]}
-                scores = scored(changes, train, test, seed)
+                with patch.object(_units, "_SCALE_FLOOR", changes.get("scale_floor", _units._SCALE_FLOOR)):
+                    scores = scored(changes, train, test, seed)
                 yield pd.DataFrame([{**account, "metric": metric, "value": value} for metric, value in scores.items()])
 
 

@@ -19,7 +19,7 @@ ROWS = {
     **{name: entry["label"] for name, entry in METHODS.items()},
 }
 CORTEX = ["cortex_151673", "cortex_151674"]
-OURS = ("sagefm", "sagefm_pretrained")
+OURS = ("sagefm", "sagefm_pretrained", "sagefm_finetuned")
 BOLD = {name: f"**{ROWS[name]}**" for name in OURS}
 
 
@@ -82,7 +82,10 @@ def cost(scores: pd.DataFrame) -> pd.DataFrame:
     seconds = runs["cpu_seconds"].mean().dropna().sort_values()
     table = pd.DataFrame({"processor, s": seconds.map("{:.1f}".format), "peak, MiB": runs["peak_mib"].mean().round()})
     table = table.loc[seconds.index].astype({"peak, MiB": int})
-    for method, title in zip(OURS, ("beside sagefm, training included", "beside pretrained"), strict=True):
+    for method, title in {
+        "sagefm": "beside sagefm, training included",
+        "sagefm_pretrained": "beside pretrained",
+    }.items():
         if method in seconds:
             table[title] = (seconds / seconds[method]).map(
                 lambda ratio: f"{ratio:.2g}" if ratio < 10 else f"{ratio:.0f}"

@@ -1,6 +1,7 @@
-"""sagefm's pretrained weights, not trained any further."""
+"""sagefm's pretrained weights, as they are or trained on for some epochs on the spots that they then embed."""
 
 import numpy as np
+import scvi
 from anndata import AnnData
 
 from sagefm import SAGEFM  # here, as imports are not timed
@@ -8,5 +9,9 @@ from sagefm import SAGEFM  # here, as imports are not timed
 NAME = "human-mini"
 
 
-def embed(adata: AnnData, seed: int) -> np.ndarray:
-    return SAGEFM.from_pretrained(NAME, adata, sample_key="sample").get_latent_representation()
+def embed(adata: AnnData, seed: int, max_epochs: int = 0) -> np.ndarray:
+    model = SAGEFM.from_pretrained(NAME, adata, sample_key="sample")
+    if max_epochs:
+        scvi.settings.seed = seed
+        model.train(max_epochs=max_epochs, train_size=1, accelerator="cpu", enable_progress_bar=False)
+    return model.get_latent_representation()
