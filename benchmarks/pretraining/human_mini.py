@@ -1,7 +1,7 @@
 """Write the table of sections that the packaged weights "human-mini" are trained on.
 
     python benchmarks/pretraining/human_mini.py SECTIONS human_mini.csv
-    sagefm pretrain human_mini.csv --out human-mini --split-key split --min-share 0.2 --half --max-epochs 15 \
+    sagefm pretrain human_mini.csv --out human-mini --split-key split --min-share 0.2 --half --max-epochs 40 \
         --model '{"n_hidden": 128, "n_latent": 64}'
 
 SECTIONS is a folder of `.h5ad` files whose `uns["sagefm_source"]` tells species, licence and publication. Patients are

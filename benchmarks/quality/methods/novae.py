@@ -1,0 +1,16 @@
+"""Novae with its defaults, trained from scratch on the sections themselves, as the other peers are."""
+
+import lightning
+import novae
+import numpy as np
+from anndata import AnnData
+
+
+def embed(adata: AnnData, seed: int) -> np.ndarray:
+    lightning.seed_everything(seed)
+    adata = adata.copy()
+    novae.spatial_neighbors(adata, slide_key="sample", technology="visium")
+    model = novae.Novae(adata)
+    model.fit(enable_progress_bar=False)
+    model.compute_representations(adata)
+    return adata.obsm["novae_latent"]
