@@ -21,6 +21,7 @@ ROWS = {
 CORTEX = ["cortex_151673", "cortex_151674"]
 OURS = ("sagefm", "sagefm_pretrained", "sagefm_finetuned")
 BOLD = {name: f"**{ROWS[name]}**" for name in OURS}
+plt.rcParams["svg.hashsalt"] = "sagefm"  # so that the same figure is the same file
 
 
 def main(results: Path, document: Path) -> None:
