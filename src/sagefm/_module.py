@@ -174,7 +174,7 @@ class MaskedCenterModule(BaseModuleClass):
         """Return what the network reads of centres, (n, genes), and the factor their counts were scaled by, (n, 1)."""
         shown = visible.to(counts.dtype)  # once: a product with a boolean converts it every time
         logged, factor = self._constants.log_dense(counts, shown)
-        return units.standardize(logged, shown), factor
+        return units.standardize(logged, shown, out=logged), factor
 
     def decode(self, latent: Tensor, units: Units, genes: Tensor | slice = slice(None)) -> Tensor:
         """Predict `genes`, by position, on the log scale from a latent representation and their units: (n, genes)."""
@@ -238,7 +238,7 @@ class MaskedCenterModule(BaseModuleClass):
         counts, known, genes = tensors[REGISTRY_KEYS.X_KEY], inference_outputs["known"], generative_outputs["genes"]
         logged = (counts.index_select(1, genes) * self._constants.factor(counts, known)).log1p_()
         asked = (known * inference_outputs["mask"]).index_select(1, genes)
-        target = _units(tensors).of_genes(genes).standardize(logged, asked)
+        target = _units(tensors).of_genes(genes).standardize(logged, asked, out=logged)
         # Weighting by the mask and summing is many times faster backwards than indexing by it.
         squares = ((generative_outputs["predicted"] - target) * asked).square().sum()
         return LossOutput(loss=squares / asked.expand_as(target).sum().clamp_min(1), n_obs_minibatch=len(counts))

@@ -30,12 +30,12 @@ class Units(NamedTuple):
     mean: Tensor | None = None
     scale: Tensor | None = None
 
-    def standardize(self, logged: Tensor, visible: Tensor) -> Tensor:
+    def standardize(self, logged: Tensor, visible: Tensor, *, out: Tensor | None = None) -> Tensor:
         """Return log values, (n, genes), in these units; they are zero where not `visible`, and stay so."""
         if self.mean is None or self.scale is None:
             return logged
         # Two passes where units and what is visible are one row for all spots.
-        return (logged / self.scale).sub_(self.mean / self.scale * visible)
+        return torch.div(logged, self.scale, out=out).sub_(self.mean / self.scale * visible)
 
     def restore(self, values: Tensor) -> Tensor:
         """Return values in these units, (n, genes), on the log scale."""
