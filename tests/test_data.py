@@ -94,6 +94,8 @@ def test_a_loader_goes_over_the_spots_in_order(section, spots_of):
     whole = NeighborhoodDataset(spots)[np.arange(150)]
     for key in (REGISTRY_KEYS.X_KEY, NEIGHBORS_KEY, N_NEIGHBORS_KEY):
         np.testing.assert_allclose(np.concatenate([batch[key] for batch in batches]), whole[key], rtol=1e-6)
+    for key in whole.keys() - {REGISTRY_KEYS.X_KEY, NEIGHBORS_KEY, N_NEIGHBORS_KEY}:  # one row for all spots
+        assert len(whole[key]) == 1 and all(np.array_equal(batch[key], whole[key]) for batch in batches)
 
 
 def test_a_dataset_has_as_many_rows_as_spots(section, spots_of):

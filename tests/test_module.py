@@ -81,6 +81,21 @@ def test_the_spots_of_a_batch_share_their_mask_in_training_only():
     assert len(torch.unique(in_validation, dim=0)) == 20
 
 
+@pytest.mark.parametrize("training", [True, False], ids=["training", "validation"])
+def test_a_fraction_next_to_one_masks_next_to_everything(training):
+    network = module(mask_fraction=0.9999999).train(training)
+    assert network.draw_mask(torch.zeros(100, 100)).float().mean() > 0.99
+
+
+def test_masked_entries_do_not_tell_of_one_another():
+    network, counts = module(), torch.zeros(400, 400)
+    in_training = torch.cat([network.draw_mask(counts) for _ in range(400)])
+    for mask in (in_training, network.eval().draw_mask(counts)):
+        mask = mask.flatten().float()
+        for lag in (1, 2, 3, 4, 400):
+            assert abs(np.corrcoef(mask[lag:], mask[:-lag])[0, 1]) < 0.015
+
+
 def test_masks_are_drawn_afresh_in_training_by_the_seed_of_torch():
     network, counts = module(), torch.zeros(20, 30)
     torch.manual_seed(5)
