@@ -138,7 +138,7 @@ class Spots:
             for rows in self.chunks(np.arange(self.n_obs), CHUNK):
                 visible = ~masks(rows) & self.visible
                 counts = torch.from_numpy(self.counts(rows).toarray())
-                yield rows, self.normalization.log_dense(counts, torch.from_numpy(visible))[0].numpy(), visible
+                yield rows, self.normalization.log_dense(counts, torch.from_numpy(visible)).numpy(), visible
 
         return gene_units(self.normalization, self._section_numbers, pieces())
 

@@ -173,7 +173,8 @@ class MaskedCenterModule(BaseModuleClass):
     def center_input(self, counts: Tensor, visible: Tensor, units: Units) -> tuple[Tensor, Tensor]:
         """Return what the network reads of centres, (n, genes), and the factor their counts were scaled by, (n, 1)."""
         shown = visible.to(counts.dtype)  # once: a product with a boolean converts it every time
-        logged, factor = self._constants.log_dense(counts, shown)
+        factor = self._constants.factor(counts, shown)
+        logged = (counts * factor).log1p_()
         return units.standardize(logged, shown, out=logged), factor
 
     def decode(self, latent: Tensor, units: Units, genes: Tensor | slice = slice(None)) -> Tensor:

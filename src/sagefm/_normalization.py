@@ -59,22 +59,18 @@ class Normalization:
         np.log1p(values, out=values)
         return logged
 
-    def log_dense(self, counts: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
-        """Return `counts` where `visible`, both (n, genes), on the log scale, zero elsewhere; and the factor, (n, 1).
-
-        The factor brings counts to the depth that the log is taken at: one where nothing is normalised.
-        """
+    def log_dense(self, counts: Tensor, visible: Tensor) -> Tensor:
+        """Return `counts` where `visible`, both (n, genes), on the log scale, zero elsewhere."""
         shown = visible.to(counts.dtype)
-        seen = counts * shown
-        factor = self.factor(seen, shown)
-        return seen.mul_(factor).log1p_(), factor
+        return (counts * self.factor(counts, shown)).log1p_().mul_(shown)
 
-    def factor(self, seen: Tensor, visible: Tensor) -> Tensor:
-        """Return what visible counts (n, genes), zero elsewhere, are scaled by before the log is taken, (n, 1)."""
-        return self.depth_factor(seen, visible) if self.method == "size" else torch.ones_like(seen[:, :1])
+    def factor(self, counts: Tensor, visible: Tensor) -> Tensor:
+        """Return what counts, (n, genes), are scaled by before the log is taken, (n, 1), told by the visible ones."""
+        return self.depth_factor(counts, visible) if self.method == "size" else torch.ones_like(counts[:, :1])
 
-    def depth_factor(self, seen: Tensor, visible: Tensor) -> Tensor:
-        """Return what brings visible counts (n, genes), zero elsewhere, to the target depth, (n, 1)."""
-        profile = torch.as_tensor(self.profile, dtype=seen.dtype, device=seen.device)
-        size = seen.sum(1, keepdim=True) / (visible.to(seen.dtype) @ profile[:, None]).clamp_min(1e-12)
+    def depth_factor(self, counts: Tensor, visible: Tensor) -> Tensor:
+        """Return what brings counts, (n, genes), to the target depth, (n, 1); `visible`, 0 or 1, is (1 or n, genes)."""
+        profile = torch.as_tensor(self.profile, dtype=counts.dtype, device=counts.device)
+        total = counts @ visible.T if len(visible) == 1 else (counts * visible).sum(1, keepdim=True)
+        size = total / (visible @ profile[:, None]).clamp_min(1e-12)
         return self.target_depth / torch.where(size > 0, size, self.target_depth)

@@ -146,7 +146,7 @@ class RecoveryMixin(BaseModelClass):
         """Bring predictions to `log1p` of counts at `depth`, with the library size that the unmasked genes tell."""
         normalization = self.module.normalization
         expected = torch.expm1(self.module.decode(encoded.latent, encoded.units)) / encoded.factor
-        factor = normalization.depth_factor(encoded.counts * encoded.visible, encoded.visible)
+        factor = normalization.depth_factor(encoded.counts, encoded.visible.to(encoded.counts.dtype))
         return torch.log1p(expected * factor * (depth / normalization.target_depth)).cpu().numpy()
 
 

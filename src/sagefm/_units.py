@@ -31,11 +31,12 @@ class Units(NamedTuple):
     scale: Tensor | None = None
 
     def standardize(self, logged: Tensor, visible: Tensor, *, out: Tensor | None = None) -> Tensor:
-        """Return log values, (n, genes), in these units; they are zero where not `visible`, and stay so."""
+        """Return log values, (n, genes), in these units, zero where not `visible` (0 or 1, as numbers)."""
         if self.mean is None or self.scale is None:
-            return logged
-        # Two passes where units and what is visible are one row for all spots.
-        return torch.div(logged, self.scale, out=out).sub_(self.mean / self.scale * visible)
+            return logged * visible
+        # One pass where units and what is visible are one row for all spots.
+        per_unit = visible / self.scale
+        return torch.addcmul(-self.mean * per_unit, logged, per_unit, out=out)
 
     def restore(self, values: Tensor) -> Tensor:
         """Return values in these units, (n, genes), on the log scale."""
