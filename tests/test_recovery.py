@@ -79,7 +79,25 @@ def test_totals_follow_from_the_table(table):
     assert attrs["share_p05"] == pytest.approx((tested["p_pooled"] < 0.05).mean())
     assert attrs["share_q05"] == pytest.approx(((tested["q"] < 0.05) & (tested["r"] > 0)).mean())
     assert attrs["median_r"] == pytest.approx(tested["r"].median())
-    assert attrs["top500_r"] == pytest.approx(tested.nlargest(500, "mean_expression")["r"].mean())
+    top = tested.nlargest(500, "mean_expression")
+    assert attrs["top500_r"] == pytest.approx(top["r"].mean())
+    assert attrs["top500_share_q05"] == pytest.approx(((top["q"] < 0.05) & (top["r"] > 0)).mean())
+
+
+def test_several_masks_score_every_entry_once_at_most(model, tissue, table):
+    tables = [model.get_masked_recovery(mask_fraction=0.25, n_masks=number, seed=3) for number in (1, 2, 4)]
+    n_entries = (np.diff(tissue.obsp["spatial_connectivities"].indptr) > 0).sum()
+    for found, share in zip(tables, (0.25, 0.5, 1), strict=True):
+        assert (found["n"] <= n_entries).all()
+        assert found["n"].mean() == pytest.approx(share * n_entries, rel=0.02)
+    assert (tables[-1]["n"] == n_entries).all() and tables[-1].attrs["n_masks"] == 4
+    assert tables[-1].attrs["top500_r"] == pytest.approx(tables[0].attrs["top500_r"], abs=0.03)
+
+
+@pytest.mark.parametrize(("fraction", "number"), [(0.3, 4), (0.3, 0), (0.6, 2)])
+def test_masks_without_room_beside_one_another_are_refused(model, fraction, number):
+    with pytest.raises(ValueError, match=f"n_masks={number} must lie between 1 and"):
+        model.get_masked_recovery(mask_fraction=fraction, n_masks=number)
 
 
 def test_a_trained_model_beats_the_mean_of_the_neighbours():

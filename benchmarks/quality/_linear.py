@@ -31,18 +31,19 @@ class LinearModel:
         self._components, self._ridge = self._fit(np.zeros(train.n_vars, dtype=bool))
         self.seconds = time.perf_counter() - start
 
-    def get_masked_recovery(self, adata: ad.AnnData, seed: int = 0) -> pd.DataFrame:
+    def get_masked_recovery(self, adata: ad.AnnData, n_masks: int = 1, seed: int = 0) -> pd.DataFrame:
         """Score as `SAGEFM.get_masked_recovery` does, with other random masks."""
         rng = np.random.default_rng(seed)
         moments = []
         shared = self._genes.isin(adata.var_names)
         for section in _sections(adata, self._genes):
-            mask = rng.random(section.counts.shape) < MASK_FRACTION
-            predicted = self._ridge.predict(section.features(self._components, mask))
+            masks = (rng.random(section.counts.shape) / MASK_FRACTION).astype(int)
             connected = section.connected
             part = Moments.start(section.logged[:, shared].sum(axis=0), len(section.counts))
-            arrays = (mask, section.logged, predicted, section.around)
-            part.add(*(values[connected][:, shared] for values in arrays))
+            for number in range(n_masks):
+                predicted = self._ridge.predict(section.features(self._components, masks == number))
+                arrays = (masks == number, section.logged, predicted, section.around)
+                part.add(*(values[connected][:, shared] for values in arrays))
             moments.append(part)
         return recovery_table(moments, self._genes[shared])
 

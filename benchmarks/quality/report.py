@@ -205,7 +205,8 @@ def ablations(scores: pd.DataFrame) -> pd.DataFrame:
 MASKED = {
     "top500_r": "r, 500 most expressed",
     "median_r": "median r, all genes",
-    "share_q05": "share of genes q < 0.05",
+    "top500_share_q05": "share of the 500, q < 0.05",
+    "share_q05": "share of all genes, q < 0.05",
 }
 MISSING = {"mean_r": "mean r", "median_r": "median r", "share_above_02": "share of genes r > 0.2"}
 TABLES: dict[str, tuple[str, Callable[[pd.DataFrame], pd.DataFrame]]] = {

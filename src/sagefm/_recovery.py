@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import reduce
+from itertools import pairwise
 from operator import add
 
 import numpy as np
@@ -31,6 +32,7 @@ class RecoveryMixin(BaseModelClass):
         adata: AnnData | None = None,
         *,
         mask_fraction: float = 0.3,
+        n_masks: int = 1,
         seed: int = 0,
         indices: Sequence[int] | np.ndarray | None = None,
         batch_size: int | None = None,
@@ -51,6 +53,9 @@ class RecoveryMixin(BaseModelClass):
             Spots to score; the AnnData of the model by default.
         mask_fraction
             Probability with which each gene of a spot is masked.
+        n_masks
+            How many masks are tried, one after another; what one hides no other does. With three of 30 %, nine entries
+            in ten are scored instead of three, so correlations are more certain, in three times the time.
         seed
             Seed of the masks.
         indices
@@ -80,15 +85,15 @@ class RecoveryMixin(BaseModelClass):
 
             ``attrs`` holds the totals: ``n_genes`` tested; ``share_p05``, the share of them with ``p_pooled`` < 0.05
             (the paper's criterion); ``share_q05``, with ``q`` < 0.05 and ``r`` > 0; ``median_r``,
-            ``median_r_neighbors``; ``top500_r``, ``top500_r_neighbors``, means over the 500 most expressed genes; and
-            ``mask_fraction``, ``seed``, ``n_sections``.
+            ``median_r_neighbors``; of the 500 most expressed genes ``top500_r`` and ``top500_r_neighbors``, means, and
+            ``top500_share_q05``; and ``mask_fraction``, ``n_masks``, ``seed``, ``n_sections``.
 
         Raises
         ------
         RuntimeError
             If the model is untrained.
         ValueError
-            If `mask_fraction` is not between 0 and 1.
+            If `mask_fraction` is not between 0 and 1, or so many masks have no room beside one another.
 
         Examples
         --------
@@ -104,16 +109,22 @@ class RecoveryMixin(BaseModelClass):
         self._require_training()
         if not 0 < mask_fraction < 1:
             raise ValueError(f"mask_fraction={mask_fraction} must lie between 0 and 1.")
+        most = max(int(1 / mask_fraction + _ROUNDING), 1)
+        if not 1 <= n_masks <= most:
+            raise ValueError(
+                f"n_masks={n_masks} must lie between 1 and {most}: masks of {mask_fraction:.0%} hide each entry once "
+                "at most."
+            )
         spots = self._spots_of(adata)
         asked = np.zeros(spots.n_obs, dtype=bool)
         asked[checked_rows(indices, spots.n_obs)] = True
         rng = np.random.default_rng(seed)
         sections = [
-            self._section_moments(spots, spots.sections == name, asked, mask_fraction, rng, batch_size)
+            self._section_moments(spots, spots.sections == name, asked, mask_fraction, rng, batch_size, n_masks)
             for name in np.unique(spots.sections[asked])
         ]
         table = recovery_table(sections, spots.genes[spots.known])
-        table.attrs.update(mask_fraction=mask_fraction, seed=seed, n_sections=len(sections))
+        table.attrs.update(mask_fraction=mask_fraction, n_masks=n_masks, seed=seed, n_sections=len(sections))
         return table
 
     @torch.inference_mode()
@@ -125,21 +136,26 @@ class RecoveryMixin(BaseModelClass):
         mask_fraction: float,
         rng: np.random.Generator,
         batch_size: int | None,
+        n_masks: int = 1,
     ) -> Moments:
         """Sum up truth, prediction and neighbour mean over the masked entries of the `asked` spots of one `section`."""
         truth = _Truth(spots, np.flatnonzero(section))
         scored = np.flatnonzero(section & asked & (spots.n_neighbors[:, 0] > 0))
         moments = Moments.start(truth.total_expression, int(section.sum()))
+        one_pass, state = OnePass(self.module, spots, batch_size), rng.bit_generator.state
+        for low, high in pairwise((mask_fraction * np.arange(n_masks + 1)).tolist()):
+            rng.bit_generator.state = state  # every mask takes another part of the same draws
 
-        def masks(piece: np.ndarray) -> np.ndarray:
-            return rng.random((len(piece), len(spots.genes)), dtype=np.float32) < mask_fraction
+            def masks(piece: np.ndarray, low: float = low, high: float = high) -> np.ndarray:
+                draws = rng.random((len(piece), len(spots.genes)), dtype=np.float32)
+                return (low <= draws) & (draws < high)
 
-        # Masked entries count in the section's mean and deviation of a gene, which are the same for all spots: r does
-        # not see them.
-        for encoded in OnePass(self.module, spots, batch_size).masked(scored, masks):
-            masked = ~encoded.visible.cpu().numpy()[:, spots.known]
-            predicted = self._on_truth_scale(encoded, truth.depth)[:, spots.known]
-            moments.add(masked, truth.values(encoded.rows), predicted, truth.neighbor_mean(encoded.rows))
+            # Masked entries count in the section's mean and deviation of a gene, which are the same for all spots: r
+            # does not see them.
+            for encoded in one_pass.masked(scored, masks):
+                masked = ~encoded.visible.cpu().numpy()[:, spots.known]
+                predicted = self._on_truth_scale(encoded, truth.depth)[:, spots.known]
+                moments.add(masked, truth.values(encoded.rows), predicted, truth.neighbor_mean(encoded.rows))
         return moments
 
     def _on_truth_scale(self, encoded: Encoded, depth: float) -> np.ndarray:
@@ -271,12 +287,14 @@ def _q_values(p: np.ndarray) -> np.ndarray:
 def _totals(table: pd.DataFrame) -> dict[str, float]:
     tested = table[table["r"].notna()]
     top = tested.nlargest(TOP, "mean_expression")
+    found = (tested["q"] < 0.05) & (tested["r"] > 0)
     return {
         "n_genes": len(tested),
         "share_p05": float((tested["p_pooled"] < 0.05).mean()),
-        "share_q05": float(((tested["q"] < 0.05) & (tested["r"] > 0)).mean()),
+        "share_q05": float(found.mean()),
         "median_r": float(tested["r"].median()),
         "median_r_neighbors": float(tested["r_neighbors"].median()),
         f"top{TOP}_r": float(top["r"].mean()),
         f"top{TOP}_r_neighbors": float(top["r_neighbors"].mean()),
+        f"top{TOP}_share_q05": float(found[top.index].mean()),
     }
