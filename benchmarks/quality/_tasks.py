@@ -4,6 +4,7 @@ import subprocess
 import tempfile
 import warnings
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,9 @@ Score = tuple[dict[str, Any], str, float]
 def domains(adata: ad.AnnData, result: np.ndarray, environments: Path) -> Iterator[Score]:
     """Cluster all methods alike, into as many domains as are annotated, and compare with the annotation."""
     truth = annotation(adata)
-    known = truth.notna().to_numpy()
 
     def compared(labels: np.ndarray, settings: dict[str, Any]) -> Iterator[Score]:
+        known = truth.notna().to_numpy() & (labels >= 0)
         yield settings, "ARI", adjusted_rand_score(truth[known], labels[known])
         yield settings, "NMI", normalized_mutual_info_score(truth[known], labels[known])
 
@@ -33,14 +34,28 @@ def domains(adata: ad.AnnData, result: np.ndarray, environments: Path) -> Iterat
         yield from compared(result, {"clustering": "its own", "smooth": 0, "cluster_seed": 0})
         return
     adata.obsm[REP] = result
-    for smooth in PROTOCOL["domains"]["smooth"]:
-        for clustering, seeds in PROTOCOL["domains"]["cluster_seeds"].items():
-            for seed in seeds:
-                with warnings.catch_warnings():
-                    warnings.filterwarnings("ignore", message="No resolution of Leiden")
-                    sagefm.tl.domains(adata, truth.nunique(), use_rep=REP, method=clustering, smooth=smooth, seed=seed)
-                settings = {"clustering": clustering, "smooth": smooth, "cluster_seed": seed}
-                yield from compared(adata.obs["domain"].cat.codes.to_numpy(), settings)
+    protocol = PROTOCOL["domains"]
+    for smooth, (clustering, seeds) in product(protocol["smooth"], protocol["cluster_seeds"].items()):
+        for seed in seeds:
+            settings = {"clustering": clustering, "smooth": smooth, "cluster_seed": seed}
+            yield from compared(clustered(adata, truth.nunique(), settings), settings)
+
+
+def clustered(adata: ad.AnnData, n_domains: int, settings: dict[str, Any]) -> np.ndarray:
+    """Return the domain of every spot; -1 for those that a subsample leaves out."""
+    kept = np.ones(adata.n_obs, dtype=bool)
+    if settings["clustering"] == "gmm_subsample":
+        kept = np.random.default_rng(settings["cluster_seed"]).random(adata.n_obs) < PROTOCOL["domains"]["subsample"]
+    spots = adata[kept].copy()
+    method = settings["clustering"].removesuffix("_subsample")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="No resolution of Leiden")
+        sagefm.tl.domains(
+            spots, n_domains, use_rep=REP, method=method, smooth=settings["smooth"], seed=settings["cluster_seed"]
+        )
+    labels = np.full(adata.n_obs, -1)
+    labels[kept] = spots.obs["domain"].cat.codes
+    return labels
 
 
 def annotate(adata: ad.AnnData, result: np.ndarray, environments: Path) -> Iterator[Score]:
