@@ -51,6 +51,7 @@ def domains(scores: pd.DataFrame, datasets: Callable[[pd.Series], pd.Series]) ->
     scores = scores[datasets(scores["dataset"])]
     n_datasets = scores["dataset"].nunique()
     mixture = scores[scores["clustering"].isin(["gmm", "its own"])]
+    subsampled = scores[scores["clustering"] == "gmm_subsample"]
 
     def column(rows: pd.DataFrame, metric: str, smooth: int) -> pd.Series:
         rows = rows[(rows["metric"] == metric) & (rows["smooth"] == smooth)]
@@ -70,6 +71,8 @@ def domains(scores: pd.DataFrame, datasets: Callable[[pd.Series], pd.Series]) ->
         {
             "ARI": column(mixture, "ARI", 0),
             "ARI, averaged": column(mixture, "ARI", 1),
+            "ARI, subsamples": column(subsampled, "ARI", 0),
+            "ARI, averaged, subsamples": column(subsampled, "ARI", 1),
             "NMI, averaged": column(mixture, "NMI", 1),
             "ARI, averaged, Leiden": column(scores[scores["clustering"] == "leiden"], "ARI", 1),
         }

@@ -151,13 +151,16 @@ class Spots:
         for start in range(0, len(rows), size):
             yield rows[start : start + size]
 
+    def add_to(self, sums: Sums, rows: np.ndarray) -> None:
+        """Add the visible log values of `rows` to the sums of the first section."""
+        for piece in self.chunks(rows, CHUNK):
+            sums.add(np.zeros(len(piece), dtype=int), self.log(piece), self.visible)
+
     def gene_moments(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return mean and standard deviation of every gene on the log scale over `rows`, each (genes,)."""
-        sums = Sums(np.zeros(self.n_obs, dtype=int), len(self.genes))
-        for piece in self.chunks(rows, CHUNK):
-            sums.add(piece, self.log(piece), self.visible)
-        mean, variance = sums.moments()
-        return mean[0], np.sqrt(variance[0])
+        sums = Sums(1, len(self.genes))
+        self.add_to(sums, rows)
+        return sums.of_first()
 
     def create_torch_dataset(self, indices: Sequence[int] | None = None, **kwargs: object) -> Subset:
         """Answer scvi-tools' `AnnDataLoader`, which asks its manager for a data set and for nothing else."""

@@ -98,26 +98,29 @@ class GeneUnits:
 class Sums:
     """Number of visible entries, sum and sum of squares of every gene in every section, each (sections, genes)."""
 
-    def __init__(self, section: np.ndarray, n_genes: int) -> None:
-        self._section = section
-        n_sections = int(section.max()) + 1 if len(section) else 1
+    def __init__(self, n_sections: int, n_genes: int) -> None:
         self.n, self.total, self.squares = np.zeros((3, n_sections, n_genes))
 
-    def add(self, rows: np.ndarray, logged: sp.csr_matrix | np.ndarray, visible: np.ndarray) -> None:
-        """Add spots, (rows, genes), zero where not `visible`, (genes,) or (rows, genes)."""
-        for section in np.unique(self._section[rows]):
-            members = self._section[rows] == section
+    def add(self, section: np.ndarray, logged: sp.csr_matrix | np.ndarray, visible: np.ndarray) -> None:
+        """Add spots, (n, genes), of a `section` each, (n,); zero where not `visible`, (genes,) or (n, genes)."""
+        for number in np.unique(section):
+            members = section == number
             mean, variance = _moments(logged if members.all() else logged[members])
             n = int(members.sum())
-            self.total[section] += n * mean
-            self.squares[section] += n * (variance + mean**2)
-            self.n[section] += n * visible if visible.ndim == 1 else visible[members].sum(0)
+            self.total[number] += n * mean
+            self.squares[number] += n * (variance + mean**2)
+            self.n[number] += n * visible if visible.ndim == 1 else visible[members].sum(0)
 
     def moments(self) -> tuple[np.ndarray, np.ndarray]:
         """Return mean and variance of every gene over its visible entries, each (sections, genes)."""
         seen = np.maximum(self.n, 1)
         mean = self.total / seen
         return mean, np.maximum(self.squares / seen - mean**2, 0)
+
+    def of_first(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return mean and standard deviation of every gene in the first section, each (genes,)."""
+        mean, variance = self.moments()
+        return mean[0], np.sqrt(variance[0])
 
 
 def _moments(logged: sp.csr_matrix | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -139,9 +142,9 @@ def gene_units(
     """
     if normalization.gene_mean is None or normalization.gene_scale is None:
         return GeneUnits(None, None, section)
-    sums = Sums(section, len(normalization.gene_mean))
+    sums = Sums(int(section.max(initial=0)) + 1, len(normalization.gene_mean))
     for rows, logged, visible in pieces:
-        sums.add(rows, logged, visible)
+        sums.add(section[rows], logged, visible)
     _, variance = sums.moments()
     weight = sums.n + _PRIOR_SPOTS
     mean = (sums.total + _PRIOR_SPOTS * normalization.gene_mean) / weight

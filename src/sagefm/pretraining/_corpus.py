@@ -21,6 +21,7 @@ from sagefm._fields import CountsField, model_fields
 from sagefm._genes import match_genes
 from sagefm._logging import logger
 from sagefm._normalization import Normalization
+from sagefm._units import Sums
 from sagefm.pretraining._index import SectionRecord, record_of
 from sagefm.pretraining._reading import SectionKeys, is_section, read_section, sections_of, stamp_of
 from sagefm.pretraining._spots import SectionSpots
@@ -177,14 +178,10 @@ class Corpus:
 
         At most 64 sections are read, as many spots from each; a gene is averaged over the sections that have it.
         """
-        weight, total, squares = (np.zeros(len(self.genes)) for _ in range(3))
+        sums = Sums(1, len(self.genes))
         for spots, rows in self._drawn(normalization, sections, n_spots, seed):
-            mean, deviation = spots.gene_moments(rows)
-            weight += len(rows) * spots.known
-            total += len(rows) * mean
-            squares += len(rows) * (deviation**2 + mean**2)
-        mean = total / np.maximum(weight, 1)
-        return mean, np.sqrt(np.maximum(squares / np.maximum(weight, 1) - mean**2, 0))
+            spots.add_to(sums, rows)
+        return sums.of_first()
 
     def sample(
         self, normalization: Normalization, sections: Sequence[int] | np.ndarray, *, n_spots: int, seed: int = 0
