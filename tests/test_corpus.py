@@ -12,8 +12,8 @@ import scipy.sparse as sp
 import sagefm
 from sagefm._data import normalization_of
 from sagefm.pretraining import Corpus
-from sagefm.pretraining._index import record_of
-from sagefm.pretraining._reading import SectionKeys, read_section
+from sagefm.pretraining._index import _load, record_of
+from sagefm.pretraining._reading import SectionKeys, read_section, stamp_of
 from sagefm.pretraining._vocabulary import gene_profile
 
 
@@ -285,3 +285,36 @@ def test_of_real_sections_the_mouse_is_refused(real_section, tmp_path):
 
 def test_several_processes_index_alike(folder):
     assert Corpus(folder, n_jobs=2).table.equals(Corpus(folder).table)
+
+
+def test_genes_that_stand_twice_are_refused(folder, sections):
+    genes = sections[0].var_names
+    with pytest.raises(ValueError, match="1 of the given genes stand more than once, for example 'GENE0001'"):
+        Corpus(folder, genes=genes.insert(3, "GENE0001"))
+
+
+def test_a_column_of_samples_must_be_there_and_whole(tmp_path, sections):
+    gaps = sections[0].copy()
+    gaps.obs["slide"] = ["a"] * 5 + [None] * (gaps.n_obs - 5)
+    gaps.write_h5ad(tmp_path / "s0.h5ad")
+    with pytest.raises(ValueError, match=r"sample_key='none' is not a column of obs; there are .*'slide'"):
+        Corpus(tmp_path, sample_key="none")
+    with pytest.raises(ValueError, match=r"obs\['slide'\] is missing for"):
+        Corpus(tmp_path, sample_key="slide")
+
+
+def test_a_space_ranger_folder_has_no_layers(tmp_path, sections):
+    space_ranger(tmp_path / "ranger", sections[0], header=True)
+    with pytest.raises(ValueError, match="has no layers; leave `layer` out"):
+        Corpus(tmp_path, layer="counts")
+
+
+def test_a_damaged_index_is_made_anew(folder, tmp_path):
+    index = tmp_path / "index"
+    table = Corpus(folder, index=index).table
+    for file in index.iterdir():
+        whole, section = file.read_bytes(), folder / f"{file.name.partition('-')[0]}.h5ad"
+        for place in range(40, len(whole), 97):
+            file.write_bytes(whole[:place] + bytes([whole[place] ^ 255]) + whole[place + 1 :])
+            _load(file, section, *stamp_of(section))  # gives a record or nothing, and never raises
+    assert Corpus(folder, index=index).table.equals(table)

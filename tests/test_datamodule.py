@@ -9,10 +9,11 @@ import pytest
 import scvi
 import torch
 from lightning.pytorch.callbacks import Callback
+from scvi import REGISTRY_KEYS
 
 import sagefm
 from sagefm._data import KNOWN_KEY, N_NEIGHBORS_KEY, NEIGHBORS_KEY
-from sagefm.pretraining import Corpus, CorpusDataModule, ResumePoint
+from sagefm.pretraining import Corpus, CorpusDataModule, ResumePoint, corpus_recovery
 from sagefm.pretraining._datamodule import SEED_KEY, CorpusBatches, StepSampler
 from sagefm.pretraining._schedule import deal, mix, schedule
 
@@ -277,3 +278,20 @@ def test_a_file_that_breaks_in_training_is_skipped_or_stops(folder, tmp_path, on
     all_known = [batches[0, step][KNOWN_KEY].any(axis=1) for step in range(len(batches))]
     assert 0 < sum((~known).sum() for known in all_known) <= corpus.sizes[0]
     assert caplog.text.count("section_1.h5ad in training") == 1
+
+
+def test_with_more_devices_than_validation_batches_some_come_twice(corpus):
+    batches = batches_of(corpus, n_shards=1, batch_size=10_000)
+    assert len(batches) == 1
+    for rank in range(3):
+        (key,) = StepSampler(3, rank, 3)
+        np.testing.assert_array_equal(batches[key][REGISTRY_KEYS.X_KEY], batches[0, 0][REGISTRY_KEYS.X_KEY])
+
+
+def test_recovery_takes_a_trained_model_of_the_same_genes(corpus, folder):
+    with pytest.raises(RuntimeError, match="train"):
+        corpus_recovery(sagefm.SAGEFM(registry=corpus.registry, n_hidden=4, n_latent=2), corpus, [0])
+    model, _ = fit(corpus, max_epochs=1)
+    turned = Corpus(folder, genes=corpus.genes[::-1])
+    with pytest.raises(ValueError, match="not the same in the same order"):
+        corpus_recovery(model, turned, [0])

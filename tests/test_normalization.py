@@ -190,3 +190,12 @@ def test_a_spot_masked_whole_is_all_zero(method):
     counts, nothing = np.full((1, N_GENES), 7, dtype=np.float32), np.zeros(N_GENES, dtype=bool)
     assert (dense_log(counts, nothing[None], method) == 0).all()
     assert (sparse_log(counts, nothing, method) == 0).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_library_sizes_are_of_full_precision_in_mixed_training(dtype):
+    counts = torch.from_numpy(np.random.default_rng(0).poisson(20_000, (5, N_GENES)).astype(np.float32))
+    for visible in (torch.ones(1, N_GENES), torch.ones(5, N_GENES)):
+        exact = normalization().factor(counts, visible)
+        with torch.autocast("cpu", dtype=dtype):
+            torch.testing.assert_close(normalization().factor(counts, visible), exact, rtol=1e-6, atol=0)

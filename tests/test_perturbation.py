@@ -314,3 +314,23 @@ def test_only_isolated_spots_is_an_error_for_neighbors_alone(sage, tissue):
 def test_untrained_model_is_refused(tissue):
     with pytest.raises(RuntimeError, match="untrained"):
         sagefm.SAGEFM(tissue).perturb("LIG1", "TGT1")
+
+
+def test_a_control_gene_is_never_compared_with_itself(sage, monkeypatch):
+    """Control sources and targets come from one pool; a gene set in the neighbours tells most of itself."""
+    grids = []
+    monkeypatch.setattr("sagefm._perturbation.standing", lambda grid: grids.append(grid) or standing(grid))
+    table = sage.perturb("LIG1", "TGT1", n_controls=60)
+    (grid,) = grids
+    left_out = np.isnan(grid)
+    assert 0 < left_out.sum() <= 60 and not left_out[0].any() and not left_out[:, 0].any()
+    assert (left_out.sum(axis=0) <= 1).all() and (left_out.sum(axis=1) <= 1).all()
+    assert np.isfinite(table["p"]).all()
+
+
+def test_cells_that_are_none_do_not_count():
+    noise = np.random.default_rng(1).normal(size=(41, 41))
+    noise[0, 0] = 8
+    noise[np.arange(1, 41), np.arange(1, 41)] = np.nan
+    rank = standing(noise).p * (41 * 41 - 40)
+    assert rank == pytest.approx(round(rank)) and rank < 5

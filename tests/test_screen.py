@@ -78,3 +78,10 @@ def test_omnipath_columns_of_a_real_resource(trained_model):
     """OmniPath's `source` and `target` are UniProt; its symbols are what is meant."""
     table = PAIRS.rename(columns={"ligand": "source_genesymbol", "receptor": "target_genesymbol"})
     assert len(screen(trained_model, table.assign(source="P1", target="P2"), key_added=None)) == 3
+
+
+def test_a_table_of_joined_tables_keeps_each_pair_its_own_columns(trained_model):
+    parts = [PAIRS.iloc[[row]].assign(note=f"row {row}").reset_index(drop=True) for row in range(len(PAIRS))]
+    table = screen(trained_model, pd.concat(parts), key_added=None).set_index(["source", "target"])
+    for row, (source, target) in enumerate(PAIRS.iloc[:, :2].itertuples(index=False)):
+        assert table.loc[(source, target), "note"] == f"row {row}"

@@ -151,3 +151,16 @@ def test_labels_that_teach_nothing_are_refused(patients):
     del one.obsm["spatial"]
     with pytest.raises(KeyError, match="neither group_key nor obsm"):
         annotate(one, group_key=None)
+
+
+def test_a_class_of_spots_without_an_embedding_keeps_its_label(patients):
+    patients.obs.iloc[:4, patients.obs.columns.get_loc("label")] = "nerve"
+    patients.obsm["X"][:4] = np.nan
+    annotate(patients)
+    assert (patients.obs["label_predicted"].iloc[:4] == "nerve").all()
+
+
+def test_spots_of_one_name_are_told_one_by_one(patients):
+    expected = annotate(patients).predictions
+    patients.obs_names = ["spot"] * patients.n_obs
+    np.testing.assert_array_equal(annotate(patients).predictions.to_numpy(), expected.to_numpy())

@@ -102,12 +102,16 @@ class ControlEffects:
         return np.searchsorted(self._columns, genes)
 
     def of(self, pair: int) -> np.ndarray:
-        """Return the grids of one pair, (groups, 1 + sources, 1 + targets), as :func:`standing` takes them."""
+        """Return the grids of one pair, (groups, 1 + sources, 1 + targets), as :func:`standing` takes them.
+
+        Where a control source meets itself as a control target there is NaN: no pair is a gene with itself.
+        """
         source, target = self._asked.table.iloc[pair]
         (sources, targets), parts = self._controls[pair], self._asked.parts[target]
         effects = self._effects[:, [self._row[key] for key in (source, *sources.tolist())]]
         own = effects[:, :, self._places(parts)].mean(axis=2) / self._deviation[parts].mean()
         others = effects[:, :, self._places(targets)] / self._deviation[targets]
+        others[:, 1:][:, sources[:, None] == targets] = np.nan
         return np.concatenate([own[:, :, None], others], axis=2)
 
 
@@ -121,25 +125,25 @@ class Standing(NamedTuple):
 def standing(effects: np.ndarray) -> Standing:
     """Compare the pair in the corner of a grid of standardised effects, (1 + sources, 1 + targets), with the rest.
 
-    Row 0 is the source, the other rows its controls; column 0 is the target, the others its controls. The percentile
-    is that of the size of the effect in row 0 and column 0. The p-value is the rank of its interaction over the whole
-    grid: row and column means are taken off and rows and columns brought to one spread, so that neither a source that
-    moves everything nor a target that everything moves is enough. Every cell is treated alike; a random pair is
-    therefore as likely to have any rank as another.
+    Row 0 is the source, the other rows its controls; column 0 is the target, the others its controls; NaN is no cell.
+    The percentile is that of the size of the effect in row 0 and column 0. The p-value is the rank of its interaction
+    over the whole grid: row and column means are taken off and rows and columns brought to one spread, so that neither
+    a source that moves everything nor a target that everything moves is enough. Every cell is treated alike; a random
+    pair is therefore as likely to have any rank as another.
     """
     if not np.isfinite(effects[0, 0]) or effects.size == 1:
         return Standing(np.nan, np.nan)
     size = np.abs(effects)
     controls = np.concatenate([size[0, 1:], size[1:, 0]])
     interaction = np.abs(_interaction(effects))
-    others = np.delete(interaction.ravel(), 0)
+    others = np.delete(interaction[np.isfinite(effects)], 0)
     p = (1 + np.count_nonzero(others >= interaction[0, 0])) / (1 + len(others))
     return Standing(100 * float(np.mean(controls < size[0, 0])), p)
 
 
 def _interaction(effects: np.ndarray) -> np.ndarray:
     """Return what rows and columns alone do not tell, brought to the same spread in all of them."""
-    rest = effects - effects.mean(axis=0) - effects.mean(axis=1, keepdims=True) + effects.mean()
+    rest = effects - np.nanmean(effects, axis=0) - np.nanmean(effects, axis=1, keepdims=True) + np.nanmean(effects)
     square = rest**2
-    spread = np.sqrt(square.mean(axis=0) * square.mean(axis=1, keepdims=True))
+    spread = np.sqrt(np.nanmean(square, axis=0) * np.nanmean(square, axis=1, keepdims=True))
     return np.divide(rest, spread, out=np.zeros_like(rest), where=spread > 0)

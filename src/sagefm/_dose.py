@@ -280,9 +280,9 @@ def summarize(
     for piece, predicted in counterfactual.responses(source, levels, Readout(list(parts))):
         share = torch.from_numpy(groups[:, piece]).to(predicted)
         change = predicted[-1] - predicted[0]
-        response = response + (share @ predicted).double().cpu()
-        effect = effect + (share @ change).double().cpu()
-        squares = squares + (share @ change.square()).double().cpu()
+        response = response + (share @ predicted).cpu().double()
+        effect = effect + (share @ change).cpu().double()
+        squares = squares + (share @ change.square()).cpu().double()
     n = (groups > 0).sum(axis=1, keepdims=True)
     variance = (squares - effect.square()).clamp_min(0).numpy() * n / np.where(n > 1, n - 1, np.nan)
     return {"response": response.numpy(), "effect": effect.numpy(), "spread": np.sqrt(variance)}

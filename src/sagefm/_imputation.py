@@ -190,11 +190,11 @@ def _dense(mask: np.ndarray | sp.csr_matrix) -> np.ndarray:
 
 def _warn_of_unknown_entries(mask: np.ndarray | sp.csr_matrix, spots: Spots, rows: np.ndarray) -> None:
     unknown = np.setdiff1d(np.arange(spots.adata.n_vars), spots.columns)
-    n_unknown = int(mask[rows][:, unknown].sum()) if len(unknown) else 0
-    if n_unknown:
+    asked = np.asarray(mask[rows][:, unknown].sum(axis=0)).ravel()
+    if asked.any():
         warnings.warn(
-            f"{n_unknown} entries of `mask` belong to genes that the model does not know, for example "
-            f"{spots.adata.var_names[unknown[0]]!r}; they stay NaN.",
+            f"{int(asked.sum())} entries of `mask` belong to genes that the model does not know, for example "
+            f"{spots.adata.var_names[unknown[asked > 0][0]]!r}; they stay NaN.",
             UserWarning,
             stacklevel=settings.warnings_stacklevel,
         )

@@ -93,10 +93,11 @@ class OnePass:
         projections = [conv.project_neighbor] if one_weight else [conv.project_neighbor, conv.project_center]
         projected = self._project(needed, projections)
         neighbor, center = projected[0], projected[-1]
+        short = neighbor.cpu().numpy()
         for start in range(0, max(len(rows), 1), self._batch_size):
             piece = slice(start, start + self._batch_size)
             own = torch.from_numpy(place[piece])
-            mean = self._mean(operator[piece], neighbor)
+            mean = self._tensor(operator[piece] @ short)
             yield self._join(rows[piece], center[own], mean, partial(neighbor.__getitem__, own))
 
     @torch.inference_mode()
@@ -121,7 +122,7 @@ class OnePass:
         operator = self._spots.mean_operator[rows]
         needed = np.unique(operator.indices)
         (neighbor,) = self._project(needed, [self._module.encoder.conv1.project_neighbor])
-        mean = self._mean(operator[:, needed], neighbor)
+        mean = self._tensor(operator[:, needed] @ neighbor.cpu().numpy())
         for start in range(0, len(rows), self._batch_size):
             piece = slice(start, start + self._batch_size)
             yield rows[piece], mean[piece]
@@ -156,9 +157,6 @@ class OnePass:
         if (n_neighbors == 0).any():
             mean = torch.where(n_neighbors > 0, mean, own())
         return self._module.encoder.conv1.combine(center, mean, n_neighbors)
-
-    def _mean(self, operator: object, projected: Tensor) -> Tensor:
-        return self._tensor(operator @ projected.cpu().numpy())
 
     def _tensor(self, array: np.ndarray) -> Tensor:
         return torch.from_numpy(array).to(self._module.device)

@@ -121,7 +121,7 @@ class SAGEFM(
         _refuse_unknown("gene_likelihood", gene_likelihood, ("normal",))
         _refuse_outside("mask_fraction", mask_fraction, 0, 1)
         _refuse_outside("dropout_rate", dropout_rate, -1e-9, 1)
-        hidden = [n_hidden] * (n_layers - 1) if isinstance(n_hidden, int) else list(n_hidden)
+        hidden = [int(n_hidden)] * (n_layers - 1) if isinstance(n_hidden, int | np.integer) else list(n_hidden)
         widths = [len(self.genes), *hidden, n_latent]
         if len(widths) < 3 or min(widths) < 1:
             raise ValueError(f"The network needs at least one hidden layer, and positive widths; found {widths[1:]}.")
@@ -256,8 +256,8 @@ class SAGEFM(
         batch_size
             Number of spots that are dense at one time; 512 by default. It does not change the result.
         key_added
-            Key in `obsm`; rows of spots that were not asked for are NaN there. None writes nothing, and nothing reaches
-            a view of an AnnData, which is copied first.
+            Key in `obsm`; rows of spots that were not asked for are NaN there. None writes nothing. A view of
+            an AnnData becomes one of its own, as wherever one writes to a view; what it was taken from stays as it is.
 
         Returns
         -------

@@ -71,6 +71,7 @@ class Normalization:
     def depth_factor(self, counts: Tensor, visible: Tensor) -> Tensor:
         """Return what brings counts, (n, genes), to the target depth, (n, 1); `visible`, 0 or 1, is (1 or n, genes)."""
         profile = torch.as_tensor(self.profile, dtype=counts.dtype, device=counts.device)
-        total = counts @ visible.T if len(visible) == 1 else (counts * visible).sum(1, keepdim=True)
-        size = total / (visible @ profile[:, None]).clamp_min(1e-12)
+        with torch.autocast(counts.device.type, enabled=False):  # the products below would be of half precision
+            total = counts @ visible.T if len(visible) == 1 else (counts * visible).sum(1, keepdim=True)
+            size = total / (visible @ profile[:, None]).clamp_min(1e-12)
         return self.target_depth / torch.where(size > 0, size, self.target_depth)

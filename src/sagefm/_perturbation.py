@@ -64,7 +64,7 @@ class PerturbationMixin(BaseModelClass):
         pairs
             Table with columns `source` and `target`, instead; a pair that stands twice is asked once.
         levels
-            A number: so many levels, evenly from each source's minimum to its maximum in the section. A list: values
+            A number: so many levels, evenly from each source's minimum to its maximum over all spots. A list: values
             on the log scale, 0 being a knock-out. A dict of one list: `{"fold_change": [1, 0]}`, factors on the
             counts that each spot has; `{"percentile": [5, 95]}`, percentiles of the source over all spots; or
             `{"value": [0, 2]}`, as the list. Effects are differences of the last and the first.
@@ -99,7 +99,7 @@ class PerturbationMixin(BaseModelClass):
             ``spread``
                 Standard deviation of that difference over the spots; NaN for a single spot.
             ``scaled_effect``
-                The effect in standard deviations of the target over the section.
+                The effect in standard deviations of the target over all spots.
             ``slope``
                 Least-squares slope of the mean prediction on the source's mean level.
             ``monotonicity``
@@ -108,7 +108,7 @@ class PerturbationMixin(BaseModelClass):
                 Effect of the target, set between its own first and last level, on the source.
             ``neighbor_correlation``
                 Correlation of the target in the spot with the mean of the source over its neighbours, as measured
-                (with `where="self"`, with the source in the spot): the plain explanation.
+                over all spots (with `where="self"`, with the source in the spot): the plain explanation.
             ``control_percentile``
                 Share of controls, in percent, whose effect is smaller in size: the same source on matched random
                 targets, and matched random sources on the same target, all in standard deviations of the target.

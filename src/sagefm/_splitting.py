@@ -22,7 +22,8 @@ class SectionSplitter(DataSplitter):
 
     With three sections or more, whole sections are held out. With one or two, up to three compact blocks of each are,
     and the spots that have a held-out spot among their neighbours are left out of training as well: no count of a
-    validation spot is ever an input or a target of a training step. The left-out spots belong to no set.
+    validation spot is ever an input or a target of a training step. The left-out spots belong to no set. Only the
+    section's mean and scale of each gene, in which the network reads it, are those of all its spots.
 
     Parameters
     ----------

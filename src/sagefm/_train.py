@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -122,7 +123,8 @@ class TrainMixin(UnsupervisedTrainingMixin, BaseModelClass):
         callbacks = [*(trainer_kwargs.pop("callbacks", None) or []), FiniteLoss()]
         callbacks += [BestWeights()] if early_stopping else []
         self.module.train()  # Lightning leaves a module in the mode it finds, and a getter has put it in evaluation
-        with stopped_safely(self, getattr(datamodule, "batch_size", batch_size)):
+        finish = partial(self._finish, datamodule)
+        with stopped_safely(self, getattr(datamodule, "batch_size", batch_size), finish):
             super().train(
                 max_epochs=max_epochs,
                 accelerator=accelerator,
@@ -135,6 +137,12 @@ class TrainMixin(UnsupervisedTrainingMixin, BaseModelClass):
                 callbacks=callbacks,
                 **trainer_kwargs,
             )
+        finish()
+
+    def _finish(self, datamodule: LightningDataModule) -> None:
+        """Note which spots were for what, and settle the latent space."""
+        for name, index in (("train", "train_idx"), ("validation", "val_idx"), ("test", "test_idx")):
+            setattr(self, f"{name}_indices", getattr(datamodule, index, None))
         self.module.settle()
 
     def _split(self, **kwargs: Any) -> SectionSplitter:
@@ -151,12 +159,7 @@ class TrainMixin(UnsupervisedTrainingMixin, BaseModelClass):
 
     def _connect(self, datamodule: CorpusDataModule, *, resumed: bool) -> None:
         """Let the corpus give its batches on the model's scale, and start from its genes' moments."""
-        if not self.genes.equals(datamodule.corpus.genes):
-            raise ValueError(
-                f"The corpus has {len(datamodule.corpus.genes)} genes and the model {len(self.genes)}, not the same in "
-                "the same order. Make the model by `SAGEFM(registry=corpus.registry)`, or the corpus by "
-                "`Corpus(..., genes=model.genes)`."
-            )
+        datamodule.corpus.require_genes(self.genes)
         if self.module.scale_genes and not self.is_trained_ and not resumed:
             corpus, sections, seed = datamodule.corpus, datamodule.train_sections, datamodule.seed
             self._fix_units(*corpus.gene_moments(self.module.normalization, sections, seed=seed))

@@ -87,7 +87,7 @@ class BestWeights(Callback):
 
 
 class FiniteLoss(Callback):
-    """Stop training with advice when a loss is no number any more, and leave the weights that it began with."""
+    """Stop training with advice when a loss is no number any more; the best weights stay, or those from before."""
 
     def on_train_start(self, trainer: Trainer, pl_module: TrainingPlan) -> None:
         """Note the weights."""
@@ -111,8 +111,11 @@ def _copied(plan: TrainingPlan) -> dict[str, torch.Tensor]:
 
 
 @contextmanager
-def stopped_safely(model: BaseModelClass, batch_size: int) -> Iterator[None]:
-    """Leave a model that can be used where training is stopped by Ctrl-C, and name the way out of too little memory."""
+def stopped_safely(model: BaseModelClass, batch_size: int, finish: Callable[[], None]) -> Iterator[None]:
+    """Leave a model that can be used where training is stopped by Ctrl-C, and name the way out of too little memory.
+
+    `finish` is what makes a model of the weights that training leaves.
+    """
     handler = signal.getsignal(signal.SIGINT)
     n_epochs = _n_epochs(model)
     try:
@@ -128,6 +131,8 @@ def stopped_safely(model: BaseModelClass, batch_size: int) -> Iterator[None]:
         signal.signal(signal.SIGINT, handler)  # Lightning leaves it ignored, and exits
         n_epochs = _n_epochs(model) - n_epochs
         model.module.eval()
+        if n_epochs:
+            finish()
         model.is_trained_ = model.is_trained_ or n_epochs > 0
         left = "can be used with its best weights so far" if model.is_trained_ else "is still untrained"
         raise KeyboardInterrupt(f"Training was interrupted after {n_epochs} epochs; the model {left}.") from None

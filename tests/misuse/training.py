@@ -65,6 +65,10 @@ def interrupted(w) -> bool:
     kept = float(stopped.module.decoder.bias.detach().abs().max()) < 50
     signal_is_back = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     stopped.save(w.folder() / "model")
+    decoder = stopped.module.decoder.weight.detach()
+    lengths = (decoder.T @ decoder).numpy()
+    settled = np.allclose(lengths, lengths[0, 0] * np.eye(len(lengths)), atol=1e-4 * lengths[0, 0])
+    usable = usable and settled and len(stopped.validation_indices) > 0
     return bool(usable and kept and math.isfinite(best) and signal_is_back)
 
 

@@ -18,7 +18,7 @@ from scvi.data import AnnDataManager
 from sagefm._data import Spots
 from sagefm._errors import MissingKeyError
 from sagefm._fields import CountsField, model_fields
-from sagefm._genes import match_genes
+from sagefm._genes import match_genes, refuse_duplicates
 from sagefm._logging import logger
 from sagefm._normalization import Normalization
 from sagefm._units import Sums
@@ -120,6 +120,7 @@ class Corpus:
         reasons = [reason for _, reason in found]
         readable = [record for record, _ in found if record is not None]
         self.genes = pd.Index(genes) if genes is not None else shared_genes(self._some(readable, reasons), min_share)
+        refuse_duplicates(self.genes, "of the given genes", "genes=pd.unique(genes)")
         reasons = [why if record is None else self._gene_mismatch(record) for record, why in found]
         self._report(given, reasons)
         self._records = self._some(
@@ -157,6 +158,15 @@ class Corpus:
             CountsField.PROFILE_KEY: profile,
         }
         return registry_of(state, self._keys)
+
+    def require_genes(self, genes: pd.Index) -> None:
+        """Raise unless a model's `genes` are those of the corpus, in the same order."""
+        if not genes.equals(self.genes):
+            raise ValueError(
+                f"The corpus has {len(self.genes)} genes and the model {len(genes)}, not the same in the same order. "
+                "Make the model by `SAGEFM(registry=corpus.registry)`, or the corpus by "
+                "`Corpus(..., genes=model.genes)`."
+            )
 
     def open(self, section: int, normalization: Normalization) -> Spots:
         """Read section number `section`, genes in the order of the vocabulary."""

@@ -74,6 +74,7 @@ class CorpusBatches(Dataset):
         epoch, step = key
         shard, number = step % self.n_shards, step // self.n_shards
         plan = self._schedules(epoch, shard)
+        number %= len(plan.rows)  # where devices outnumber the batches of a validation
         batch = self._filled(self.sections[plan.sections[number]], plan.rows[number])
         # One number fixes the masks and the dropout of the batch.
         batch[SEED_KEY] = int(np.random.SeedSequence([self.seed, epoch, step]).generate_state(1)[0])

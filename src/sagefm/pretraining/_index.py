@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import zlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from tokenize import TokenError
 from zipfile import BadZipFile
 
 import anndata as ad
@@ -15,7 +17,7 @@ import scipy.sparse as sp
 
 from sagefm._fields import checked_totals
 from sagefm._graph import build_graph, check_graph
-from sagefm.pretraining._reading import SectionKeys, checksum_of, read_section, stamp_of
+from sagefm.pretraining._reading import SectionKeys, checksum_of, read_section, sections_of, stamp_of
 
 FORMAT = 1
 
@@ -81,7 +83,7 @@ def _make(path: Path, keys: SectionKeys, size: int, modified: int) -> SectionRec
 
 def graph_of(adata: ad.AnnData, keys: SectionKeys) -> tuple[sp.csr_matrix, str]:
     """Return the clean neighbour graph of a section, built if it has none, and where it comes from, in a line."""
-    samples = adata.obs[keys.sample_key].astype(str).to_numpy() if keys.sample_key else None
+    samples = sections_of(adata, keys) if keys.sample_key else None
     key, kind = f"{keys.neighbors_key}_connectivities", "as in the file"
     if key not in adata.obsp:
         where = {"spatial_key": keys.spatial_key, "key_added": keys.neighbors_key}
@@ -118,6 +120,6 @@ def _load(file: Path, path: Path, size: int, modified: int) -> SectionRecord | N
             n_spots = len(indptr) - 1
             graph = sp.csr_matrix((np.ones(len(indices), np.float32), indices, indptr), (n_spots, n_spots))
             totals = {name: arrays[name] for name in ("genes", "gene_totals", "depths")}
-    except (BadZipFile, EOFError, KeyError, OSError, ValueError):
+    except (BadZipFile, EOFError, KeyError, OSError, ValueError, TokenError, zlib.error):
         return None
     return SectionRecord(path, size, modified, about["sha256"], about["graph_kind"], graph=graph, **totals)

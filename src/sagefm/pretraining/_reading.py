@@ -19,6 +19,7 @@ import zarr
 from anndata.utils import make_index_unique
 
 from sagefm._errors import MissingKeyError
+from sagefm._fields import SectionField
 from sagefm._genes import gene_names
 
 SPACE_RANGER_COUNTS = "filtered_feature_bc_matrix.h5"
@@ -48,7 +49,10 @@ def read_section(path: Path, keys: SectionKeys) -> ad.AnnData:
     """
     if not path.exists():
         raise FileNotFoundError(f"{path} is not there.")
-    adata = _anndata(path, keys) if path.suffix in (".h5ad", ".zarr") else read_space_ranger(path)
+    is_anndata = path.suffix in (".h5ad", ".zarr")
+    if keys.layer and not is_anndata:
+        raise ValueError(f"layer={keys.layer!r}: {path} is no AnnData file and has no layers; leave `layer` out.")
+    adata = _anndata(path, keys) if is_anndata else read_space_ranger(path)
     counts = sp.csr_matrix(adata.X, dtype=np.float32)
     adata.X = counts
     return adata[np.asarray(counts.sum(axis=1)).ravel() != 0].copy()  # NaN stays, to be refused by name
@@ -62,17 +66,19 @@ def _anndata(path: Path, keys: SectionKeys) -> ad.AnnData:
         obsm = {keys.spatial_key: ad.io.read_elem(group[spatial])} if spatial in group else {}
         obsp = {f"{keys.neighbors_key}_connectivities": ad.io.read_elem(group[graph])} if graph in group else {}
     var.index = make_index_unique(var.index.astype(str))
-    columns = [keys.sample_key] if keys.sample_key in obs else []
-    adata = ad.AnnData(counts, obs=obs[columns], var=var, obsm=obsm, obsp=obsp)
+    adata = ad.AnnData(counts, obs=obs, var=var, obsm=obsm, obsp=obsp)
+    sections_of(adata, keys)  # raises while the other columns can be named
+    adata.obs = obs[[keys.sample_key] if keys.sample_key else []]
     adata.var = pd.DataFrame(index=_unique_names(adata, keys.gene_symbols))
     return adata
 
 
 def sections_of(adata: ad.AnnData, keys: SectionKeys) -> np.ndarray:
     """Return the section of every spot, (n,), where the file holds several; else one for all."""
-    if keys.sample_key in adata.obs:
-        return adata.obs[keys.sample_key].astype(str).to_numpy()
-    return np.zeros(adata.n_obs, dtype=int)
+    field = SectionField(keys.sample_key)
+    if not field.is_empty:
+        field.validate_field(adata)
+    return field.sections(adata)
 
 
 def _unique_names(adata: ad.AnnData, gene_symbols: str | None) -> pd.Index:

@@ -41,7 +41,10 @@ def corpus_recovery(
 
     Raises
     ------
+    RuntimeError
+        If the model is untrained.
     ValueError
+        If the corpus has other genes than the model.
         If a section does not pass the checks of :meth:`sagefm.SAGEFM.setup_anndata` any more.
 
     Examples
@@ -59,6 +62,8 @@ def corpus_recovery(
     >>> len(by_section) == len(data.validation_sections)
     True
     """
+    model._require_training()
+    corpus.require_genes(model.genes)
     moments, totals = [], []
     for section in sections:
         spots = corpus.open(section, model.module.normalization)

@@ -224,15 +224,13 @@ def _cross_validated(
         probability = cross_val_predict(
             probe, values, labels.to_numpy(dtype=str), groups=group, cv=LeaveOneGroupOut(), method="predict_proba"
         )
-    predictions = pd.DataFrame(
-        {
-            "group": group,
-            "label": labels,
-            "prediction": classes[probability.argmax(axis=1)],
-            "confidence": probability.max(axis=1),
-        },
-        index=labels.index,
-    ).join(pd.DataFrame(probability, index=labels.index, columns=classes))
+    told = {
+        "group": group,
+        "label": labels.to_numpy(),
+        "prediction": classes[probability.argmax(axis=1)],
+        "confidence": probability.max(axis=1),
+    }
+    predictions = pd.DataFrame(told | dict(zip(classes, probability.T, strict=True)), index=labels.index)
     majority = pd.Series({name: labels[group != name].mode()[0] for name in np.unique(group)})
     return _report(predictions.assign(majority=majority.loc[group].to_numpy()), classes, threshold)
 
@@ -297,6 +295,6 @@ def _write(adata: AnnData, labels: pd.Series, probability: pd.DataFrame, thresho
     names = labels.where(labels.isna(), labels.astype(str))
     names[predicted] = probability[predicted].idxmax(axis=1)
     names[predicted & (confidence < threshold)] = np.nan
-    adata.obs[key] = pd.Categorical(names, categories=probability.columns)
+    adata.obs[key] = pd.Categorical(names, categories=np.union1d(probability.columns, names.dropna()))
     adata.obs[f"{key}_confidence"] = confidence
     adata.obsm[f"{key}_probability"] = probability

@@ -105,6 +105,7 @@ def domains(
     """
     if method not in get_args(Method):
         raise ValueError(f"method={method!r} is not known; it is one of {get_args(Method)}.")
+    keys = {"sample_key": sample_key, "scale_by": scale_by, "neighbors_key": neighbors_key}
     values = representation(adata, use_rep)
     rows = embedded(values, use_rep)
     values = scaled_within(values, None if scale_by is None else groups(adata, scale_by, "scale_by"))
@@ -115,7 +116,8 @@ def domains(
     n_chosen = candidates[0] if stability is None else _most_stable_peak(stability)
     adata.obs[key_added] = _named(_cluster(values, n_chosen, method, seed), rows)
     adata.uns[key_added] = {
-        "params": {"n_domains": n_chosen, "use_rep": use_rep, "method": method, "smooth": smooth, "seed": seed},
+        "params": {"n_domains": n_chosen, "use_rep": use_rep, "method": method, "smooth": smooth, "seed": seed}
+        | {name: value for name, value in keys.items() if value is not None},
         **({} if stability is None else {"stability": stability}),
     }
 

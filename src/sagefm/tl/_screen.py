@@ -97,6 +97,7 @@ def _read(resource: str | Path | pd.DataFrame) -> pd.DataFrame:
             "The resource needs columns 'ligand' and 'receptor', or 'source' and 'target'; it has "
             f"{[str(column) for column in table]}."
         )
+    table = table.reset_index(drop=True)  # tables that were joined may have rows of one name
     ends = table[chosen].set_axis(ROLES, axis=1)
     return ends.join(table.drop(columns=[*{*chosen, *ROLES}], errors="ignore"))
 
