@@ -11,8 +11,8 @@ import torch
 from typer.testing import CliRunner
 
 import sagefm
+from sagefm._card import CARD, packaged_weights, read_card
 from sagefm._cli import app
-from sagefm._weights import CARD, packaged_weights, read_card
 
 SHORT = ["--max-epochs", "2"]
 

@@ -14,7 +14,7 @@ from scvi import REGISTRY_KEYS
 import sagefm
 from sagefm._data import KNOWN_KEY, N_NEIGHBORS_KEY, NEIGHBORS_KEY
 from sagefm.pretraining import Corpus, CorpusDataModule, ResumePoint, corpus_recovery
-from sagefm.pretraining._datamodule import SEED_KEY, CorpusBatches, StepSampler
+from sagefm.pretraining._batches import SEED_KEY, CorpusBatches, StepSampler
 from sagefm.pretraining._schedule import deal, mix, schedule
 
 N_GENES = 90
@@ -115,7 +115,7 @@ def test_a_batch_holds_the_spots_it_names(corpus, folder, spots_of):
     plan = batches._schedules(1, 1)
     model = sagefm.SAGEFM(registry=corpus.registry, n_hidden=4, n_latent=2)
     for place, (section, row) in enumerate(zip(plan.sections[1], plan.rows[1], strict=True)):
-        adata = sagefm.pretraining._corpus.read_section(folder / f"section_{section + 1}.h5ad", corpus._keys)
+        adata = sagefm.pretraining._reading.read_section(folder / f"section_{section + 1}.h5ad", corpus._keys)
         model._validate_anndata(adata)
         spots = model._spots_of(adata)
         np.testing.assert_array_equal(batch["X"][place], spots.counts(np.array([row])).toarray()[0])
@@ -222,7 +222,7 @@ def test_two_processes_do_what_one_does_with_twice_the_batch(corpus, folder, tmp
 
 
 def test_the_split_is_by_section_or_by_group(folder):
-    table = sagefm.pretraining._corpus.section_table(folder)
+    table = sagefm.pretraining._table.section_table(folder)
     table["patient"] = ["A", "A", "B", "B", "C", "C"]
     table["split"] = ["train", "test", "train", "validation", "train", "train"]
     corpus = Corpus(table)

@@ -13,8 +13,8 @@ import scvi
 import torch
 
 import sagefm
-from sagefm._reference import read_gene_names
-from sagefm._weights import CARD, WEIGHTS
+from sagefm._card import CARD, WEIGHTS
+from sagefm._checkpoint_file import read_gene_names
 
 N_FLIPS, N_CUTS = 80, 25
 REFUSALS = (ValueError, OSError)

@@ -319,7 +319,7 @@ def test_untrained_model_is_refused(tissue):
 def test_a_control_gene_is_never_compared_with_itself(sage, monkeypatch):
     """Control sources and targets come from one pool; a gene set in the neighbours tells most of itself."""
     grids = []
-    monkeypatch.setattr("sagefm._perturbation.standing", lambda grid: grids.append(grid) or standing(grid))
+    monkeypatch.setattr("sagefm._effects.standing", lambda grid: grids.append(grid) or standing(grid))
     table = sage.perturb("LIG1", "TGT1", n_controls=60)
     (grid,) = grids
     left_out = np.isnan(grid)

@@ -449,7 +449,7 @@ def test_a_flipped_bit_anywhere_is_named_or_does_no_harm(good, tmp_path, weights
         flipped[place] ^= 1 << rng.integers(8)
         path.write_bytes(flipped)
         try:
-            found = sagefm._reference.read_checkpoint(path)
+            found = sagefm._checkpoint_file.read_checkpoint(path)
         except ValueError as error:
             assert "flipped.pt" in str(error)
             n_refused += 1

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import sagefm
-from sagefm._weights import CARD, WEIGHTS
+from sagefm._card import CARD, WEIGHTS
 
 
 @pytest.fixture
@@ -134,7 +134,7 @@ def test_too_few_genes_are_refused(tissue, folder):
 
 
 def test_a_packaged_name_is_found_and_an_unknown_one_lists_them(trained_model, tissue, tmp_path, monkeypatch):
-    monkeypatch.setattr("sagefm._weights.PACKAGED", tmp_path)
+    monkeypatch.setattr("sagefm._card.PACKAGED", tmp_path)
     trained_model.save_pretrained(tmp_path / "tissue-mini")
     model = sagefm.SAGEFM.from_pretrained("tissue-mini", tissue.copy())
     expected = trained_model.get_latent_representation(key_added=None)
@@ -146,7 +146,7 @@ def test_a_packaged_name_is_found_and_an_unknown_one_lists_them(trained_model, t
 
 
 def test_packaged_weights_go_into_the_wheel():
-    from sagefm._weights import PACKAGED, packaged_weights
+    from sagefm._card import PACKAGED, packaged_weights
 
     assert PACKAGED.parent.name == "sagefm"
     for name, path in packaged_weights().items():

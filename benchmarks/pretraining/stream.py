@@ -20,7 +20,7 @@ from lightning.pytorch.profilers import SimpleProfiler
 
 import sagefm
 from sagefm.pretraining import Corpus, CorpusDataModule
-from sagefm.pretraining._datamodule import StepSampler
+from sagefm.pretraining._batches import StepSampler
 
 warnings.simplefilter("ignore")
 

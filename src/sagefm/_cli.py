@@ -222,7 +222,7 @@ def embed(
     console = Console()
     with console.status("Loading torch, scvi-tools and squidpy"):
         from sagefm._embedding import embed_sections
-        from sagefm.pretraining._reading import SectionKeys
+        from sagefm._registry import SectionKeys
     keys = SectionKeys(layer, sample_key, spatial_key, "spatial", gene_symbols)
     n_failed = 0
     with _errors_in_one_line():

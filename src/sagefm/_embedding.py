@@ -12,13 +12,13 @@ import anndata as ad
 import h5py
 import numpy as np
 
+from sagefm._card import CARD, located, read_card
 from sagefm._fields import checked_totals
 from sagefm._inference import OnePass
 from sagefm._model import SAGEFM
-from sagefm._weights import CARD, located, read_card
-from sagefm.pretraining._corpus import READING_ERRORS
+from sagefm._registry import SectionKeys
 from sagefm.pretraining._index import graph_of
-from sagefm.pretraining._reading import SectionKeys, checksum_of, read_section, read_space_ranger, sections_of
+from sagefm.pretraining._reading import READING_ERRORS, checksum_of, read_section, read_space_ranger, sections_of
 from sagefm.pretraining._spots import SectionSpots
 
 ABOUT = "sagefm"  # key in uns that tells what an embedding was made of

@@ -9,25 +9,19 @@ import numpy as np
 import pandas as pd
 import torch
 from anndata import AnnData
-from scipy.stats import false_discovery_control, rankdata
 from scvi.model.base import BaseModelClass
 
-from sagefm._controls import ControlEffects, ControlPool, standing
+from sagefm._controls import ControlPool
 from sagefm._data import Spots
-from sagefm._dose import Counterfactual, Expression, Readout, Where, summarize
+from sagefm._dose import Counterfactual, Expression, Readout, Where
+from sagefm._effects import control_spots, effect_table, effects_of, neighbor_correlations, standings
 from sagefm._errors import MissingKeyError
 from sagefm._imputation import checked_rows
 from sagefm._levels import Levels
 from sagefm._pairs import Pairs
 
 LevelsLike = int | Sequence[float] | Mapping[str, Sequence[float]]
-# Effects differ far more between pairs than between spots, so a part of the spots tells where a pair stands.
-_CONTROL_SPOTS, _CONTROL_SPOTS_A_GROUP = 512, 64
 _WHERE = ("neighbors", "self", "both")
-_COLUMNS = (
-    *("effect", "spread", "scaled_effect", "slope", "monotonicity", "reverse_effect", "scaled_reverse_effect"),
-    *("neighbor_correlation", "control_percentile", "p", "q"),
-)
 
 
 class PerturbationMixin(BaseModelClass):
@@ -164,15 +158,15 @@ class PerturbationMixin(BaseModelClass):
         screen = Counterfactual(
             self.module, spots, rows, expression, where=where, mask_targets=mask_targets, batch_size=batch_size
         )
-        columns = _effects(screen, asked, dosage, groups, deviation)
-        columns["neighbor_correlation"] = _correlations(spots, expression, asked, rows, groups, where)
+        columns = effects_of(screen, asked, dosage, groups, deviation)
+        columns["neighbor_correlation"] = neighbor_correlations(spots, expression, asked, rows, groups, where)
         if pool is not None:
-            sample = _sample(groups, seed)
+            sample = control_spots(groups, seed)
             few = _normalized(groups[:, sample] > 0)
             still = np.isnan(columns["effect"])
-            columns |= _standings(screen.unmasked(sample), asked, dosage, few, deviation, pool)
+            columns |= standings(screen.unmasked(sample), asked, dosage, few, deviation, pool)
             columns["control_percentile"][still] = columns["p"][still] = np.nan
-        table = _table(asked, names, groupby, columns, (groups > 0).sum(axis=1))
+        table = effect_table(asked, names, groupby, columns, (groups > 0).sum(axis=1))
         table.attrs.update(levels=levels, where=where, n_controls=n_controls, mask_targets=mask_targets, seed=seed)
         return table
 
@@ -281,104 +275,6 @@ def _normalized(member: np.ndarray) -> np.ndarray:
     return (member / member.sum(axis=1, keepdims=True)).astype(np.float32)
 
 
-def _sample(groups: np.ndarray, seed: int) -> np.ndarray:
-    """Draw the spots that pairs are compared with their controls on: some of each group, `groups` (groups, rows)."""
-    rng, size = np.random.default_rng(seed), max(_CONTROL_SPOTS // len(groups), _CONTROL_SPOTS_A_GROUP)
-    members = (np.flatnonzero(group) for group in groups)
-    return np.sort(np.concatenate([rng.permutation(spots)[:size] for spots in members]))
-
-
 def _highest(expression: Expression, asked: Pairs) -> tuple[np.ndarray, list[str]]:
     names = list(dict.fromkeys(asked.table["source"]))
     return np.array([min(expression.column(g).max() for g in asked.parts[name]) for name in names]), names
-
-
-def _effects(
-    screen: Counterfactual, asked: Pairs, levels: Levels, groups: np.ndarray, deviation: np.ndarray
-) -> dict[str, np.ndarray]:
-    """Return the columns of effects, each (pairs, groups)."""
-    shape = (len(asked.table), len(groups))
-    columns = {name: np.full(shape, np.nan) for name in _COLUMNS[:7]}
-    for source, chosen in asked.by("source"):
-        parts = asked.parts[source]
-        if not screen.movable(parts, levels.ends):
-            continue
-        dose = screen.dose(parts, levels)
-        found = summarize(screen, parts, levels, asked.parts_of("target", chosen), groups)
-        columns["effect"][chosen], columns["spread"][chosen] = found["effect"].T, found["spread"].T
-        columns["slope"][chosen] = _slope(dose, found["response"]).T
-        columns["monotonicity"][chosen] = _monotonicity(dose, found["response"]).T
-    for target, chosen in asked.by("target"):
-        parts = asked.parts[target]
-        if screen.movable(parts, levels.ends):
-            found = summarize(screen, parts, levels.ends, asked.parts_of("source", chosen), groups)
-            columns["reverse_effect"][chosen] = found["effect"].T
-    for name, role in (("effect", "target"), ("reverse_effect", "source")):
-        columns[f"scaled_{name}"] = columns[name] / asked.mean_over_parts(role, deviation)[:, None]
-    return columns
-
-
-def _slope(dose: np.ndarray, response: np.ndarray) -> np.ndarray:
-    centered = dose - dose.mean()
-    return np.tensordot(centered, response, axes=1) / (centered @ centered)
-
-
-def _monotonicity(dose: np.ndarray, response: np.ndarray) -> np.ndarray:
-    """Return Spearman's correlation over the first axis; NaN where nothing responds."""
-    x, y = rankdata(dose) - (len(dose) + 1) / 2, rankdata(response, axis=0) - (len(dose) + 1) / 2
-    size = np.sqrt((x @ x) * (y**2).sum(axis=0))
-    return np.divide(np.tensordot(x, y, axes=1), size, out=np.full(size.shape, np.nan), where=size > 0)
-
-
-def _correlations(
-    spots: Spots, expression: Expression, asked: Pairs, rows: np.ndarray, groups: np.ndarray, where: Where
-) -> np.ndarray:
-    """Correlate each target in the spots with its source's mean over their neighbours, (pairs, groups)."""
-    operator, result = spots.mean_operator[rows], np.full((len(asked.table), len(groups)), np.nan)
-    for source, chosen in asked.by("source"):
-        measured = expression.columns(asked.parts[source]).mean(axis=1)
-        x = measured[rows] if where == "self" else operator @ measured
-        y = np.stack([expression.columns(part).mean(axis=1)[rows] for part in asked.parts_of("target", chosen)], axis=1)
-        for number, group in enumerate(groups > 0):
-            result[chosen, number] = _correlate(x[group], y[group])
-    return result
-
-
-def _correlate(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    x, y = (values.astype(np.float64) - values.mean(axis=0, dtype=np.float64) for values in (x, y))
-    size = np.sqrt((x @ x) * (y**2).sum(axis=0))
-    return np.divide(x @ y, size, out=np.full(y.shape[1], np.nan), where=size > 1e-12)
-
-
-def _standings(
-    plain: Counterfactual,
-    asked: Pairs,
-    levels: Levels,
-    groups: np.ndarray,
-    deviation: np.ndarray,
-    pool: ControlPool,
-) -> dict[str, np.ndarray]:
-    """Return the columns that compare each pair with its controls, each (pairs, groups)."""
-    effects = ControlEffects(plain, levels, groups, deviation, pool, asked)
-    shape = (len(asked.table), len(groups))
-    percentile, p = np.full(shape, np.nan), np.full(shape, np.nan)
-    for pair in range(shape[0]):
-        for group, grid in enumerate(effects.of(pair)):
-            percentile[pair, group], p[pair, group] = standing(grid)
-    return {"control_percentile": percentile, "p": p}
-
-
-def _table(
-    asked: Pairs, names: list[Any], groupby: str | None, columns: dict[str, np.ndarray], n_spots: np.ndarray
-) -> pd.DataFrame:
-    """Lay out columns of (pairs, groups) as one row a pair and group."""
-    n_pairs, n_groups = len(asked.table), len(names)
-    table = asked.table.loc[asked.table.index.repeat(n_groups)].reset_index(drop=True)
-    if groupby is not None:
-        table["group"] = pd.Categorical(names * n_pairs, categories=names)
-    for name in _COLUMNS:
-        table[name] = columns[name].ravel() if name in columns else np.nan
-    tested = table["p"].notna()
-    table.loc[tested, "q"] = false_discovery_control(table.loc[tested, "p"])
-    table["n_spots"] = np.tile(n_spots, n_pairs)
-    return table

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import pandas as pd
 import torch
 from lightning import Callback, Trainer
 from scvi.model.base import BaseModelClass
@@ -140,3 +141,9 @@ def stopped_safely(model: BaseModelClass, batch_size: int, finish: Callable[[], 
 
 def _n_epochs(model: BaseModelClass) -> int:
     return len((model.history_ or {}).get("train_loss", ()))
+
+
+def empty_history() -> dict[str, pd.DataFrame]:
+    """Return what scvi-tools adds the losses of further training to; without it, it would keep none."""
+    epochs = pd.RangeIndex(0, name="epoch")
+    return {name: pd.DataFrame({name: []}, index=epochs, dtype=object) for name in ("train_loss", "validation_loss")}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import TYPE_CHECKING
 
@@ -12,7 +11,16 @@ import pandas as pd
 from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
-from scipy.special import expit, ndtri, softmax
+from scipy.special import expit, softmax
+
+from sagefm.datasets._simulated_truth import (
+    MIN_GENES_PER_PROGRAMME,
+    N_CELL_TYPES,
+    N_GRADIENTS,
+    Truth,
+    draw_truth,
+    markers_of,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -23,35 +31,11 @@ _RING_2_WEIGHT = 0.25
 _BORDER_WIDTH = 60.0
 _N_WAVES = 128
 
-# How far one unit of a programme's activity moves the log expression of its own genes, on average.
-_LOADING = {"layer": 0.95, "niche": 0.95, "gradient": 0.4, "cell_type": 3.5}
-_N_GRADIENTS, _N_CELL_TYPES = 3, 8
-_PROGRAMME_SHARE, _MIN_GENES_PER_PROGRAMME = 0.7, 3
 _LIGAND_SWITCH = 2.0
 
 # Counts. A mean of 2.25 UMIs a gene is 4,500 UMIs a spot at 2,000 genes, whatever the number of genes equally sparse.
 _UMIS_PER_GENE = 2.25
-_GENE_SD, _LIBRARY_SD, _SECTION_GENE_SD, _SECTION_DEPTH_SD = 2.3, 0.45, 0.3, 0.4
-
-
-@dataclass(frozen=True)
-class _Truth:
-    """What all sections share. Per gene: baseline, dispersion; `loadings` is (programmes, genes), in natural logs."""
-
-    genes: pd.DataFrame
-    layers: list[str]
-    niches: list[str]
-    programmes: list[str]
-    baseline: np.ndarray
-    dispersion: np.ndarray
-    loadings: np.ndarray
-    cell_type_preference: np.ndarray
-    ligand_length_scales: np.ndarray
-    interactions: pd.DataFrame
-    decoys: pd.DataFrame
-
-    def having_role(self, *roles: str) -> np.ndarray:
-        return np.flatnonzero(self.genes["role"].isin(roles))
+_LIBRARY_SD, _SECTION_GENE_SD, _SECTION_DEPTH_SD = 0.45, 0.3, 0.4
 
 
 def simulated_tissue(
@@ -139,13 +123,13 @@ def simulated_tissue(
     """
     _check_whole_numbers(n_rows=(n_rows, 3), n_cols=(n_cols, 3), n_layers=(n_layers, 1), n_niches=(n_niches, 0))
     _check_whole_numbers(n_interactions=(n_interactions, 0), n_sections=(n_sections, 1), seed=(seed, 0))
-    _check_n_genes(n_genes, n_layers + n_niches + _N_GRADIENTS + _N_CELL_TYPES, n_interactions)
+    _check_n_genes(n_genes, n_layers + n_niches + N_GRADIENTS + N_CELL_TYPES, n_interactions)
     _check_outline(outline)
     library_size = _UMIS_PER_GENE * n_genes if library_size is None else library_size
     _check_library_size(library_size)
 
     truth_rng, *section_rngs = np.random.default_rng(seed).spawn(n_sections + 1)
-    truth = _draw_truth(truth_rng, n_genes, n_layers, n_niches, n_interactions)
+    truth = draw_truth(truth_rng, n_genes, n_layers, n_niches, n_interactions)
     # The first section has the depth asked for; the others vary around it.
     depths = library_size * np.exp(_SECTION_DEPTH_SD * np.r_[0.0, truth_rng.standard_normal(n_sections - 1)])
     sections = {
@@ -157,94 +141,9 @@ def simulated_tissue(
     adata.uns["simulated_tissue"] = {
         "interactions": truth.interactions,
         "decoys": truth.decoys,
-        "markers": _markers(truth),
+        "markers": markers_of(truth),
     }
     return adata
-
-
-# What all sections share ---------------------------------------------------------------------------------------------
-
-
-def _draw_truth(rng: np.random.Generator, n_genes: int, n_layers: int, n_niches: int, n_pairs: int) -> _Truth:
-    layers, niches = _numbered("layer_", n_layers), _numbered("niche_", n_niches)
-    programmes = layers + niches + _numbered("gradient_", _N_GRADIENTS) + _numbered("cell_type_", _N_CELL_TYPES)
-    decoys = _draw_decoys(rng, n_pairs, layers + niches)
-    genes = _draw_genes(rng, n_genes, programmes, decoys)
-    return _Truth(
-        genes=genes,
-        layers=layers,
-        niches=niches,
-        programmes=programmes,
-        baseline=_draw_baseline(rng, genes),
-        dispersion=rng.lognormal(np.log(3.0), 0.5, n_genes),
-        loadings=_draw_loadings(rng, genes, programmes),
-        cell_type_preference=rng.normal(0.0, 0.5, (n_layers + n_niches, _N_CELL_TYPES)),
-        # From a few spots to broad patches; ligands first, then decoy ligands, as in the gene table.
-        ligand_length_scales=np.tile(np.geomspace(150.0, 400.0, n_pairs), 2),
-        interactions=_draw_interactions(rng, n_pairs),
-        decoys=decoys,
-    )
-
-
-def _numbered(prefix: str, n: int) -> list[str]:
-    return [f"{prefix}{i + 1}" for i in range(n)]
-
-
-def _draw_interactions(rng: np.random.Generator, n_pairs: int) -> pd.DataFrame:
-    # Every third effect lowers its target, so that a method which only ever sees activation is found out.
-    sign = np.where(np.arange(n_pairs) % 3 == 2, -1, 1)
-    return _pairs("LIG", "TGT", n_pairs).assign(effect=sign * rng.uniform(1.4, 2.0, n_pairs), sign=sign)
-
-
-def _draw_decoys(rng: np.random.Generator, n_pairs: int, domains: list[str]) -> pd.DataFrame:
-    return _pairs("DECOYLIG", "DECOYTGT", n_pairs).assign(domain=np.resize(rng.permutation(domains), n_pairs))
-
-
-def _pairs(source: str, target: str, n: int) -> pd.DataFrame:
-    # Row names are text: h5ad wants them so.
-    return pd.DataFrame({"source": _numbered(source, n), "target": _numbered(target, n)}, index=_numbered("pair_", n))
-
-
-def _draw_genes(rng: np.random.Generator, n_genes: int, programmes: list[str], decoys: pd.DataFrame) -> pd.DataFrame:
-    n_pairs = len(decoys)
-    n_free = n_genes - 4 * n_pairs
-    n_markers = max(int(_PROGRAMME_SHARE * n_free), _MIN_GENES_PER_PROGRAMME * len(programmes))
-    followed = rng.permutation(np.r_[np.resize(programmes, n_markers), np.repeat("none", n_free - n_markers)])
-    role = np.r_[
-        np.where(followed == "none", "background", "marker"),
-        np.repeat(["ligand", "target", "decoy_ligand", "decoy_target"], n_pairs),
-    ]
-    programme = np.r_[followed, np.repeat("none", 2 * n_pairs), np.tile(decoys["domain"].to_numpy(str), 2)]
-    names = [f"GENE{i + 1:04d}" for i in range(n_free)]
-    for prefix in ("LIG", "TGT", "DECOYLIG", "DECOYTGT"):
-        names += _numbered(prefix, n_pairs)
-    return pd.DataFrame({"role": pd.Categorical(role), "programme": pd.Categorical(programme)}, index=names)
-
-
-def _draw_baseline(rng: np.random.Generator, genes: pd.DataFrame) -> np.ndarray:
-    # Normal quantiles rather than normal draws: no seed then gives half of all counts to one gene.
-    baseline = _GENE_SD * rng.permutation(ndtri((np.arange(len(genes)) + 0.5) / len(genes)))
-    # A ligand or a target that is hardly ever counted would have a truth that no method could find.
-    paired = ~genes["role"].isin(["marker", "background"]).to_numpy()
-    baseline[paired] = _GENE_SD * rng.uniform(1.0, 1.6, paired.sum())
-    return baseline
-
-
-def _draw_loadings(rng: np.random.Generator, genes: pd.DataFrame, programmes: list[str]) -> np.ndarray:
-    loadings = rng.normal(0.0, 0.1, (len(programmes), len(genes)))
-    own = np.asarray(programmes)[:, None] == genes["programme"].to_numpy(str)
-    strength = np.array([_LOADING[programme.rsplit("_", 1)[0]] for programme in programmes])
-    # A decoy pair follows its domain closely, to look as tempting as a true one.
-    spread = rng.gamma(10.0, 0.1, len(genes)) * np.where(genes["role"].isin(["decoy_ligand", "decoy_target"]), 2.0, 1.0)
-    return loadings + own * strength[:, None] * spread
-
-
-def _markers(truth: _Truth) -> pd.DataFrame:
-    gene = truth.having_role("marker")
-    programme = truth.genes["programme"].iloc[gene].to_numpy(str)
-    loading = truth.loadings[pd.Index(truth.programmes).get_indexer(pd.Index(programme)), gene]
-    table = pd.DataFrame({"programme": programme, "gene": truth.genes.index[gene], "loading": loading})
-    return table.set_axis(table.index.astype(str))
 
 
 # The place of a section ----------------------------------------------------------------------------------------------
@@ -299,10 +198,10 @@ def _neighbour_weights(spatial: np.ndarray, radius: float) -> csr_matrix:
 # What the spots of a section express ---------------------------------------------------------------------------------
 
 
-def _draw_section(rng: np.random.Generator, truth: _Truth, grid: pd.DataFrame, depth: float) -> ad.AnnData:
+def _draw_section(rng: np.random.Generator, truth: Truth, grid: pd.DataFrame, depth: float) -> ad.AnnData:
     spatial = _micrometres(grid)
     domains = _draw_domains(rng, spatial, len(truth.layers), len(truth.niches))
-    gradients = _smooth_fields(rng, spatial, np.repeat(_extent(spatial) / 3, _N_GRADIENTS))
+    gradients = _smooth_fields(rng, spatial, np.repeat(_extent(spatial) / 3, N_GRADIENTS))
     cell_types = _draw_cell_types(rng, domains @ truth.cell_type_preference)
     activity = np.hstack([domains, gradients, cell_types])
     log_rate = truth.baseline + rng.normal(0.0, _SECTION_GENE_SD, truth.baseline.size) + activity @ truth.loadings
@@ -351,7 +250,7 @@ def _draw_ligands(rng: np.random.Generator, spatial: np.ndarray, length_scales: 
     return expit(4 * (0.85 * patches + 0.5 * scattered - 0.5))
 
 
-def _add_ligands(log_rate: np.ndarray, truth: _Truth, switched_on: np.ndarray, weights: csr_matrix) -> None:
+def _add_ligands(log_rate: np.ndarray, truth: Truth, switched_on: np.ndarray, weights: csr_matrix) -> None:
     log_rate[:, truth.having_role("ligand", "decoy_ligand")] += _LIGAND_SWITCH * switched_on
     received = weights @ switched_on[:, : len(truth.interactions)]
     log_rate[:, truth.having_role("target")] += truth.interactions["effect"].to_numpy() * received
@@ -383,11 +282,11 @@ def _check_whole_numbers(**arguments: tuple[object, int]) -> None:
 
 
 def _check_n_genes(n_genes: object, n_programmes: int, n_pairs: int) -> None:
-    needed = _MIN_GENES_PER_PROGRAMME * n_programmes + 4 * n_pairs
+    needed = MIN_GENES_PER_PROGRAMME * n_programmes + 4 * n_pairs
     if not isinstance(n_genes, Integral) or n_genes < needed:
         raise ValueError(
             f"n_genes is {n_genes!r}; expected a whole number of at least {needed}, for {n_programmes} programmes of "
-            f"{_MIN_GENES_PER_PROGRAMME} and {n_pairs} interactions of 4 genes, decoys included: pass more genes, "
+            f"{MIN_GENES_PER_PROGRAMME} and {n_pairs} interactions of 4 genes, decoys included: pass more genes, "
             "or lower n_layers, n_niches or n_interactions."
         )
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from glob import glob
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,24 +11,18 @@ import numpy as np
 import pandas as pd
 import torch
 from joblib import Parallel, delayed
-from scvi import REGISTRY_KEYS
-from scvi.data import AnnDataManager
 
 from sagefm._data import Spots
-from sagefm._errors import MissingKeyError
-from sagefm._fields import CountsField, model_fields
 from sagefm._genes import match_genes, refuse_duplicates
 from sagefm._logging import logger
 from sagefm._normalization import Normalization
+from sagefm._registry import SectionKeys, registry_of
 from sagefm._units import Sums
 from sagefm.pretraining._index import SectionRecord, record_of
-from sagefm.pretraining._reading import SectionKeys, is_section, read_section, sections_of, stamp_of
+from sagefm.pretraining._reading import READING_ERRORS, read_section, sections_of, stamp_of
 from sagefm.pretraining._spots import SectionSpots
+from sagefm.pretraining._table import PATH, SAMPLE, section_table
 from sagefm.pretraining._vocabulary import gene_profile, gene_totals, shared_genes, target_depth
-
-# What reading a file that is damaged or of another kind raises.
-READING_ERRORS = (OSError, ValueError, KeyError, TypeError, RuntimeError, EOFError, AttributeError)
-_PATH, _SAMPLE = "path", "sample"
 
 
 class Corpus:
@@ -115,7 +108,7 @@ class Corpus:
         self._keys = SectionKeys(layer, sample_key, spatial_key, neighbors_key, gene_symbols)
         given = section_table(sections)
         folder = None if index is None else Path(index)
-        found = Parallel(n_jobs=n_jobs)(delayed(self._try_to_index)(Path(path), folder) for path in given[_PATH])
+        found = Parallel(n_jobs=n_jobs)(delayed(self._try_to_index)(Path(path), folder) for path in given[PATH])
         found = _with_shared_names(found)
         reasons = [reason for _, reason in found]
         readable = [record for record, _ in found if record is not None]
@@ -150,14 +143,8 @@ class Corpus:
     def registry(self) -> dict[str, Any]:
         """What `SAGEFM(registry=...)` wants: the genes and the constants of the normalisation, without an AnnData."""
         profile = gene_profile(self._known, self._totals)
-        state = {
-            CountsField.N_OBS_KEY: self.n_obs,
-            CountsField.N_VARS_KEY: len(self.genes),
-            CountsField.COLUMN_NAMES_KEY: self.genes.to_numpy(dtype=object),
-            CountsField.TARGET_DEPTH_KEY: target_depth(self._records, self._known, self._totals, profile),
-            CountsField.PROFILE_KEY: profile,
-        }
-        return registry_of(state, self._keys)
+        depth = target_depth(self._records, self._known, self._totals, profile)
+        return registry_of(self.genes, target_depth=depth, profile=profile, keys=self._keys, n_obs=self.n_obs)
 
     def require_genes(self, genes: pd.Index) -> None:
         """Raise unless a model's `genes` are those of the corpus, in the same order."""
@@ -235,10 +222,10 @@ class Corpus:
         return records
 
     def _report(self, given: pd.DataFrame, reasons: list[str]) -> None:
-        self.report = given[[_SAMPLE, _PATH]].assign(
+        self.report = given[[SAMPLE, PATH]].assign(
             status=["skipped" if why else "used" for why in reasons], reason=reasons
         )
-        for path, why in zip(given[_PATH], reasons, strict=True):
+        for path, why in zip(given[PATH], reasons, strict=True):
             if why:
                 logger.warning(f"Skipped {path}: {why}")
 
@@ -262,54 +249,3 @@ def _with_shared_names(found: list[tuple[SectionRecord | None, str]]) -> list[tu
         (record and replace(record, genes=arrays.setdefault(record.genes.tobytes(), record.genes)), reason)
         for record, reason in found
     ]
-
-
-def section_table(sections: str | Path | Iterable[str | Path] | pd.DataFrame) -> pd.DataFrame:
-    """Return the sections as a table with the columns `path` and `sample`."""
-    if isinstance(sections, pd.DataFrame):
-        table = sections.copy()
-    elif isinstance(sections, str | Path):
-        table = _table_at(Path(sections))
-    else:
-        table = pd.DataFrame({_PATH: list(sections)})
-    if _PATH not in table:
-        raise MissingKeyError(f"The table of sections has no column {_PATH!r}; it has {list(table)}.")
-    if not len(table):
-        raise FileNotFoundError(f"There are no sections in {sections!r}: no .h5ad, no .zarr, no Space Ranger folder.")
-    table[_PATH] = [str(path) for path in table[_PATH]]
-    if _SAMPLE not in table:
-        table.insert(0, _SAMPLE, [Path(path).stem for path in table[_PATH]])
-    doubles = table[_SAMPLE][table[_SAMPLE].duplicated()]
-    if len(doubles):
-        raise ValueError(
-            f"The name {doubles.iloc[0]!r} stands for several sections; name them in a column {_SAMPLE!r}."
-        )
-    return table
-
-
-def _table_at(path: Path) -> pd.DataFrame:
-    if path.suffix == ".csv":
-        table = pd.read_csv(path)
-        if _PATH in table:
-            table[_PATH] = [str(path.parent / entry) for entry in table[_PATH]]
-        return table
-    if path.exists() and is_section(path):
-        return pd.DataFrame({_PATH: [path]})
-    found = path.iterdir() if path.is_dir() else (Path(name) for name in glob(str(path), recursive=True))
-    return pd.DataFrame({_PATH: sorted(entry for entry in found if is_section(entry))})
-
-
-def registry_of(state: dict[str, Any], keys: SectionKeys) -> dict[str, Any]:
-    """Return the registry of a model that was set up without an AnnData."""
-    fields = model_fields(**vars(keys))
-    states = {REGISTRY_KEYS.X_KEY: state}
-    manager = AnnDataManager(
-        fields, {"model_name": "SAGEFM", "setup_method_name": "setup_anndata", "setup_args": vars(keys)}
-    )
-    for field in fields:
-        manager.registry["field_registries"][field.registry_key] = {
-            "data_registry": field.get_data_registry(),
-            "state_registry": states.get(field.registry_key, {}),
-            "summary_stats": field.get_summary_stats(states.get(field.registry_key, {})),
-        }
-    return manager.registry

@@ -17,7 +17,8 @@ import scipy.sparse as sp
 
 from sagefm._fields import checked_totals
 from sagefm._graph import build_graph, check_graph
-from sagefm.pretraining._reading import SectionKeys, checksum_of, read_section, sections_of, stamp_of
+from sagefm._registry import SectionKeys
+from sagefm.pretraining._reading import checksum_of, read_section, sections_of, stamp_of
 
 FORMAT = 1
 

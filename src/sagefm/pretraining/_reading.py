@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import zlib
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,19 +21,11 @@ from anndata.utils import make_index_unique
 from sagefm._errors import MissingKeyError
 from sagefm._fields import SectionField
 from sagefm._genes import gene_names
+from sagefm._registry import SectionKeys
 
 SPACE_RANGER_COUNTS = "filtered_feature_bc_matrix.h5"
-
-
-@dataclass(frozen=True)
-class SectionKeys:
-    """Where a section keeps what is read of it; as in :meth:`sagefm.SAGEFM.setup_anndata`."""
-
-    layer: str | None = None
-    sample_key: str | None = None
-    spatial_key: str = "spatial"
-    neighbors_key: str = "spatial"
-    gene_symbols: str | None = None
+# What reading a file that is damaged or of another kind raises.
+READING_ERRORS = (OSError, ValueError, KeyError, TypeError, RuntimeError, EOFError, AttributeError, zlib.error)
 
 
 def is_section(path: Path) -> bool:
