@@ -1,3 +1,4 @@
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -82,6 +83,17 @@ def test_demo_puts_the_packaged_weights_beside_where_they_know_the_genes(section
     assert found.exit_code == 0, found.output
     assert found.output.count("human-mini, zero-shot") == 2  # masked genes and domains
     assert list(anndata.read_h5ad(tmp_path / "out" / "section.h5ad").obsm) == ["X_sagefm", "programmes", "spatial"]
+
+
+def test_demo_of_a_simulated_tissue_shows_the_packaged_weights_on_their_own_genes(tmp_path, monkeypatch):
+    tissue = sagefm.datasets.simulated_tissue(14, 14, n_genes=200)
+    monkeypatch.setattr("sagefm._demo.simulated_tissue", lambda seed: tissue.copy())
+    result = CliRunner().invoke(app, ["demo", "--out", str(tmp_path), *SHORT])
+    assert result.exit_code == 0, result.output
+    line = next(line for line in result.output.splitlines() if line.startswith("They know human genes"))
+    assert f"16,848 genes on the same {tissue.n_obs} spots" in line
+    r, neighbors, ari = (float(re.search(rf"{text} ([-\d.]+\d)", line)[1]) for text in ("500,", "neighbours", "ARI"))
+    assert r > neighbors + 0.02 and ari > 0.2
 
 
 def test_demo_without_truth_has_nothing_to_compare_with(section, tmp_path):

@@ -23,6 +23,7 @@ from sklearn.decomposition import PCA
 from sklearn.metrics import adjusted_rand_score
 
 from sagefm import tl
+from sagefm._demo_packaged import show_packaged
 from sagefm._demo_report import DOMAIN_KEY, report, say, truth_of, write
 from sagefm._graph import check_graph, neighbor_mean_operator
 from sagefm._logging import logger
@@ -64,7 +65,7 @@ def run(
             SAGEFM.setup_anndata(adata, layer=layer, sample_key=sample_key)
             n_domains = _number_of_domains(adata, n_domains)
             model = _train(adata, max_epochs, seed, console)
-            pretrained = _pretrained(adata, layer, sample_key, console)
+            pretrained = None if source is None else _pretrained(adata, layer, sample_key, console)
         logged = _log_normalized(adata, layer, model.target_depth)
         representations = {"latent": model.get_latent_representation(), "smooth_pca": _smooth_pca(adata, logged)}
         recoveries = _recoveries(model, seed)
@@ -76,6 +77,9 @@ def run(
         scores = _scores(domains, truth_of(adata))
         hidden = _hidden_genes(model, adata, logged, recovery, sample_key)
         report(console, recoveries, hidden, scores, n_domains)
+        if source is None:
+            with _aloud(console):
+                show_packaged(adata, WEIGHTS, seed, console)
         adata.obs[DOMAIN_KEY] = domains[SMOOTH_LATENT]
         write(out, adata, recovery, domains, scores, sample_key, console)
 

@@ -45,18 +45,19 @@ def report(
     n_domains: int,
 ) -> None:
     """Print the scores of masked genes, of genes hidden as a whole, and of domains."""
-    _heading(console, "Masked genes: correlation r of prediction and truth, gene by gene, within sections")
+    heading(console, "Masked genes: correlation r of prediction and truth, gene by gene, within sections")
     console.print(_recovery_table(recoveries))
-    _heading(console, "Genes hidden from every spot: r of prediction and truth")
+    heading(console, "Genes hidden from every spot: r of prediction and truth")
     console.print(_hidden_table(hidden))
     if scores:
-        _heading(console, f"{n_domains} domains: adjusted Rand index with obs[{TRUTH_KEY!r}]")
+        heading(console, f"{n_domains} domains: adjusted Rand index with obs[{TRUTH_KEY!r}]")
         console.print(_domain_table(scores))
     else:
         say(console, f"{n_domains} domains; obs[{TRUTH_KEY!r}] has none to compare them with.")
 
 
-def _heading(console: Console, text: str) -> None:
+def heading(console: Console, text: str) -> None:
+    """Print a line above a part."""
     say(console, f"\n{text}", style="bold")
 
 
@@ -113,7 +114,7 @@ def write(
     adata.write_h5ad(out / "section.h5ad")
     _save(_domain_map(adata, domains, scores, sample_key), out / "domains.png")
     _save(pl.recovery(recovery), out / "recovery.png")
-    _heading(console, "Written")
+    heading(console, "Written")
     for name, what in (
         ("section.h5ad", f"the section with obsm['X_sagefm'] and obs[{DOMAIN_KEY!r}]"),
         ("domains.png", "domains on the tissue"),
