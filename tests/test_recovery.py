@@ -8,7 +8,7 @@ import scvi
 from scipy import stats
 
 import sagefm
-from sagefm._recovery import Moments, fisher_average
+from sagefm._correlation import Moments, fisher_average
 
 
 @pytest.fixture(scope="module")

@@ -164,3 +164,9 @@ def test_spots_of_one_name_are_told_one_by_one(patients):
     expected = annotate(patients).predictions
     patients.obs_names = ["spot"] * patients.n_obs
     np.testing.assert_array_equal(annotate(patients).predictions.to_numpy(), expected.to_numpy())
+
+
+def test_a_class_with_the_name_of_a_column_of_the_report_is_refused(patients):
+    patients.obs["label"] = patients.obs["label"].replace("fat", "group")
+    with pytest.raises(ValueError, match="A class is called 'group'"):
+        annotate(patients)

@@ -9,8 +9,8 @@ import scipy.sparse as sp
 from sklearn.decomposition import TruncatedSVD
 from sklearn.linear_model import Ridge
 
+from sagefm._correlation import Moments, recovery_table
 from sagefm._graph import neighbor_mean_operator
-from sagefm._recovery import Moments, recovery_table
 
 N_COMPONENTS = 50
 MASK_FRACTION = 0.3

@@ -16,7 +16,7 @@ from _linear import LinearModel
 from _protocol import METHODS, PROTOCOL
 
 import sagefm
-from sagefm._recovery import fisher_average
+from sagefm._correlation import fisher_average
 
 # In this order: the published net gets the time that ours took.
 MODELS = ("sagefm", "published", "sagefm_pretrained", "sagefm_finetuned")

@@ -23,12 +23,12 @@ from sklearn.decomposition import PCA
 from sklearn.metrics import adjusted_rand_score
 
 from sagefm import tl
+from sagefm._correlation import TOP, fisher_average
 from sagefm._demo_packaged import show_packaged
 from sagefm._demo_report import DOMAIN_KEY, report, say, truth_of, write
 from sagefm._graph import check_graph, neighbor_mean_operator
 from sagefm._logging import logger
 from sagefm._model import SAGEFM
-from sagefm._recovery import TOP, fisher_average
 from sagefm.datasets import simulated_tissue
 
 WEIGHTS = "human-mini"

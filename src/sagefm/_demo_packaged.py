@@ -13,9 +13,9 @@ from rich.console import Console
 from sklearn.metrics import adjusted_rand_score
 
 from sagefm import tl
+from sagefm._correlation import TOP
 from sagefm._demo_report import DOMAIN_KEY, TRUTH_KEY, heading, say
 from sagefm._model import SAGEFM
-from sagefm._recovery import TOP
 from sagefm._units import Units
 
 DEPTH = 5_000  # counts of a spot

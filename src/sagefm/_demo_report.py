@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from sagefm import pl
-from sagefm._recovery import TOP
+from sagefm._correlation import TOP
 
 TRUTH_KEY, DOMAIN_KEY = "annotation", "sagefm_domain"
 MAX_MAPPED = 6  # sections in the domain map

@@ -14,6 +14,7 @@ from anndata import AnnData
 from scvi import settings
 from scvi.model.base import BaseModelClass
 
+from sagefm._asked import checked_rows
 from sagefm._data import Spots
 from sagefm._genes import positions_of
 from sagefm._inference import Encoded, OnePass
@@ -138,25 +139,6 @@ class ImputationMixin(BaseModelClass):
     def _predict(self, encoded: Encoded, scale: str, genes: torch.Tensor | slice = slice(None)) -> np.ndarray:
         logged = self.module.decode(encoded.latent, encoded.units.of_genes(genes), genes)
         return (logged if scale == "log1p" else torch.expm1(logged) / encoded.factor).cpu().numpy()
-
-
-def checked_rows(indices: Sequence[int] | np.ndarray | None, n_obs: int) -> np.ndarray:
-    """Return `indices`, positions or boolean, as positions; all spots for None."""
-    if indices is None:
-        return np.arange(n_obs)
-    rows = np.asarray(indices)
-    if rows.dtype == bool and rows.shape == (n_obs,):
-        if not rows.any():
-            raise ValueError("`indices` is a boolean array without a True: it asks for no spot.")
-        return np.flatnonzero(rows)
-    if rows.ndim != 1 or not np.issubdtype(rows.dtype, np.integer) or len(rows) == 0:
-        raise ValueError(
-            f"`indices` must be positions of spots or a boolean array of length {n_obs}; found {rows.dtype} of shape "
-            f"{rows.shape}."
-        )
-    if rows.min() < -n_obs or rows.max() >= n_obs:
-        raise IndexError(f"`indices` reach from {rows.min()} to {rows.max()}, but there are {n_obs} spots.")
-    return rows % n_obs
 
 
 def checked_mask(mask: Any, adata: AnnData) -> np.ndarray | sp.csr_matrix:

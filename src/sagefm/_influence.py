@@ -13,12 +13,11 @@ from anndata import AnnData
 from scvi.model.base import BaseModelClass
 from torch import Tensor
 
+from sagefm._asked import checked_rows, grouped
 from sagefm._data import Spots
 from sagefm._genes import positions_of
-from sagefm._imputation import checked_rows
 from sagefm._inference import checked_batch_size
 from sagefm._module import MaskedCenterModule
-from sagefm._perturbation import grouped
 from sagefm._units import Units
 
 

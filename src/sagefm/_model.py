@@ -17,9 +17,10 @@ from scvi import REGISTRY_KEYS
 from scvi.data import AnnDataManager
 from scvi.model.base import BaseModelClass
 
+from sagefm._asked import checked_rows
 from sagefm._data import Spots, normalization_of
 from sagefm._fields import CountsField, model_fields, refuse_unknown_arguments
-from sagefm._imputation import ImputationMixin, checked_rows
+from sagefm._imputation import ImputationMixin
 from sagefm._inference import OnePass
 from sagefm._influence import InfluenceMixin
 from sagefm._module import MaskedCenterModule

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,12 +10,11 @@ import torch
 from anndata import AnnData
 from scvi.model.base import BaseModelClass
 
+from sagefm._asked import checked_rows, grouped, shares
 from sagefm._controls import ControlPool
 from sagefm._data import Spots
 from sagefm._dose import Counterfactual, Expression, Readout, Where
 from sagefm._effects import control_spots, effect_table, effects_of, neighbor_correlations, standings
-from sagefm._errors import MissingKeyError
-from sagefm._imputation import checked_rows
 from sagefm._levels import Levels
 from sagefm._pairs import Pairs
 
@@ -162,7 +160,7 @@ class PerturbationMixin(BaseModelClass):
         columns["neighbor_correlation"] = neighbor_correlations(spots, expression, asked, rows, groups, where)
         if pool is not None:
             sample = control_spots(groups, seed)
-            few = _normalized(groups[:, sample] > 0)
+            few = shares(groups[:, sample] > 0)
             still = np.isnan(columns["effect"])
             columns |= standings(screen.unmasked(sample), asked, dosage, few, deviation, pool)
             columns["control_percentile"][still] = columns["p"][still] = np.nan
@@ -255,24 +253,6 @@ def _perturbable(rows: np.ndarray, spots: Spots, where: Where) -> np.ndarray:
     if not len(rows):
         raise ValueError("None of the asked spots has neighbours to perturb; take `where='self'`.")
     return rows
-
-
-def grouped(rows: np.ndarray, adata: AnnData, groupby: str | None) -> tuple[np.ndarray, list[Any], np.ndarray]:
-    """Return the rows that have a group, the names of the groups, and the share of each row in each, (groups, rows)."""
-    if groupby is None:
-        return rows, ["all"], np.full((1, len(rows)), 1 / len(rows), dtype=np.float32)
-    if groupby not in adata.obs:
-        raise MissingKeyError(f"groupby={groupby!r} is not a column of obs; there are {list(adata.obs)}.")
-    labels = adata.obs[groupby].iloc[rows].astype("category").cat.remove_unused_categories()
-    rows, codes = rows[labels.notna()], labels.cat.codes[labels.notna()].to_numpy()
-    if not len(rows):
-        raise ValueError(f"obs[{groupby!r}] is missing for all of the asked spots.")
-    member = codes == np.arange(len(labels.cat.categories))[:, None]
-    return rows, list(labels.cat.categories), _normalized(member)
-
-
-def _normalized(member: np.ndarray) -> np.ndarray:
-    return (member / member.sum(axis=1, keepdims=True)).astype(np.float32)
 
 
 def _highest(expression: Expression, asked: Pairs) -> tuple[np.ndarray, list[str]]:

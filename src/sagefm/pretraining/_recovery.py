@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from sagefm._recovery import Moments, recovery_table
+from sagefm._correlation import Moments, recovery_table
 from sagefm.pretraining._corpus import Corpus
 
 if TYPE_CHECKING:

@@ -164,6 +164,8 @@ def _cross_validated(
         "prediction": classes[probability.argmax(axis=1)],
         "confidence": probability.max(axis=1),
     }
+    if taken := sorted(set(told).intersection(classes)):
+        raise ValueError(f"A class is called {str(taken[0])!r}, as a column of the report is; rename it.")
     predictions = pd.DataFrame(told | dict(zip(classes, probability.T, strict=True)), index=labels.index)
     majority = pd.Series({name: labels[group != name].mode()[0] for name in np.unique(group)})
     return report_of(predictions.assign(majority=majority.loc[group].to_numpy()), classes, threshold)
