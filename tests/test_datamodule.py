@@ -295,3 +295,9 @@ def test_recovery_takes_a_trained_model_of_the_same_genes(corpus, folder):
     turned = Corpus(folder, genes=corpus.genes[::-1])
     with pytest.raises(ValueError, match="not the same in the same order"):
         corpus_recovery(model, turned, [0])
+
+
+def test_a_run_is_not_resumed_with_other_batches(corpus, tmp_path):
+    fit(corpus, max_epochs=1, callbacks=[ResumePoint(tmp_path / "last.ckpt")])
+    with pytest.raises(ValueError, match="had batch_size=16, and this one has 32.* Resume with batch_size=16"):
+        fit(corpus, data={"batch_size": 32}, max_epochs=2, ckpt_path=tmp_path / "last.ckpt")

@@ -149,6 +149,21 @@ class CorpusDataModule(LightningDataModule):
         n_batches = max(len(batches) // world_size, 1) * world_size
         return self._loader(batches, StepSampler(n_batches, rank, world_size), min(self.num_workers, 1))
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return what the order of the batches follows from, for the checkpoint."""
+        order = {name: getattr(self, name) for name in ("batch_size", "buffer_size", "seed")}
+        return order | {"devices": self._attached().world_size}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Raise if a run that is resumed would go on with other batches."""
+        now = self.state_dict()
+        for name, before in state_dict.items():
+            if now[name] != before:
+                raise ValueError(
+                    f"The run that is resumed had {name}={before}, and this one has {now[name]}: it would go on with "
+                    f"other batches. Resume with {name}={before}, or begin anew."
+                )
+
     def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Seed the masks and the dropout that come next with the seed of the batch."""
         seed = batch.pop(SEED_KEY)
