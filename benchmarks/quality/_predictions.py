@@ -107,9 +107,11 @@ def time_of_ours(folder: Path, seed: int) -> float:
     return json.loads(account.read_text())["seconds"]
 
 
-def masked_recovery(model: Any, train: ad.AnnData, test: ad.AnnData) -> dict[str, float]:
+def masked_recovery(
+    model: Any, train: ad.AnnData, test: ad.AnnData, n_masks: int = PROTOCOL["recovery"]["n_masks"]
+) -> dict[str, float]:
     """Score the recovery of genes masked at random in the central spot."""
-    masks = {"n_masks": PROTOCOL["recovery"]["n_masks"], "seed": PROTOCOL["recovery"]["mask_seed"]}
+    masks = {"n_masks": n_masks, "seed": PROTOCOL["recovery"]["mask_seed"]}
     totals = model.get_masked_recovery(test, **masks).attrs
     return {key: value for key, value in totals.items() if key not in ("mask_fraction", "n_sections", *masks)}
 
