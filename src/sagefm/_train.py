@@ -115,23 +115,17 @@ class TrainMixin(UnsupervisedTrainingMixin, BaseModelClass):
         elif isinstance(datamodule, CorpusDataModule):
             self._connect(datamodule, resumed=trainer_kwargs.get("ckpt_path") is not None)
             trainer_kwargs["use_distributed_sampler"] = False  # its batches know of the devices
-        if isinstance(datamodule, SectionSplitter | CorpusDataModule):
-            n_obs, n_validation = _sizes(datamodule)
-            early_stopping = early_stopping and n_validation > 0
-            max_epochs = max_epochs or int(np.clip(_SPOTS_TO_SEE / n_obs, 10, 400))
-            early_stopping_patience = early_stopping_patience or max(3, _SPOTS_TO_WAIT // n_obs)
+        length = _length(datamodule, max_epochs, early_stopping, early_stopping_patience)
         callbacks = [*(trainer_kwargs.pop("callbacks", None) or []), FiniteLoss()]
-        callbacks += [BestWeights()] if early_stopping else []
+        callbacks += [BestWeights()] if length["early_stopping"] else []
         self.module.train()  # Lightning leaves a module in the mode it finds, and a getter has put it in evaluation
         finish = partial(self._finish, datamodule)
         with stopped_safely(self, getattr(datamodule, "batch_size", batch_size), finish):
             super().train(
-                max_epochs=max_epochs,
                 accelerator=accelerator,
                 devices=devices,
                 datamodule=datamodule,
-                early_stopping=early_stopping,
-                early_stopping_patience=early_stopping_patience or 10,
+                **length,
                 early_stopping_monitor="validation_loss",
                 plan_kwargs=plan_kwargs,
                 callbacks=callbacks,
@@ -182,6 +176,18 @@ class TrainMixin(UnsupervisedTrainingMixin, BaseModelClass):
         _, values, components = randomized_svd(sample.numpy(), n_components, random_state=settings.seed or 0)
         deviation = np.maximum(values / np.sqrt(len(sample)), _LEAST_DEVIATION)
         self.module.start_from(torch.from_numpy(components).float(), torch.from_numpy(deviation).float())
+
+
+def _length(
+    datamodule: LightningDataModule, max_epochs: int | None, early_stopping: bool, patience: int | None
+) -> dict[str, Any]:
+    """Return the trainer's arguments that say when training ends, by the number of spots where they were not given."""
+    if isinstance(datamodule, SectionSplitter | CorpusDataModule):
+        n_obs, n_validation = _sizes(datamodule)
+        early_stopping = early_stopping and n_validation > 0
+        max_epochs = max_epochs or int(np.clip(_SPOTS_TO_SEE / n_obs, 10, 400))
+        patience = patience or max(3, _SPOTS_TO_WAIT // n_obs)
+    return {"max_epochs": max_epochs, "early_stopping": early_stopping, "early_stopping_patience": patience or 10}
 
 
 def _sizes(datamodule: SectionSplitter | CorpusDataModule) -> tuple[int, int]:
