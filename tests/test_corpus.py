@@ -11,10 +11,11 @@ import scipy.sparse as sp
 
 import sagefm
 from sagefm._data import normalization_of
+from sagefm._files import stamp_of
 from sagefm._registry import SectionKeys
 from sagefm.pretraining import Corpus
 from sagefm.pretraining._index import _load, record_of
-from sagefm.pretraining._reading import read_section, stamp_of
+from sagefm.pretraining._reading import read_section
 from sagefm.pretraining._vocabulary import gene_profile
 
 

@@ -41,8 +41,9 @@ class LinearModel:
             connected = section.connected
             part = Moments.start(section.logged[:, shared].sum(axis=0), len(section.counts))
             for number in range(n_masks):
-                predicted = self._ridge.predict(section.features(self._components, masks == number))
-                arrays = (masks == number, section.logged, predicted, section.around)
+                mask = masks == number
+                predicted = self._ridge.predict(section.features(self._components, mask))
+                arrays = (mask, section.logged, predicted, section.around)
                 part.add(*(values[connected][:, shared] for values in arrays))
             moments.append(part)
         return recovery_table(moments, self._genes[shared])

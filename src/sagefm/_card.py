@@ -100,7 +100,3 @@ def _from_hub(repository: str) -> Path:
 def card_checksum(card: Mapping[str, Any]) -> str:
     """Return a hash of what decides on the model; all else on the card may be edited."""
     return hashlib.sha256(json.dumps({key: card[key] for key in _LOADED}, sort_keys=True).encode()).hexdigest()
-
-
-def sha256_of(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -14,11 +14,12 @@ import numpy as np
 
 from sagefm._card import CARD, located, read_card
 from sagefm._fields import checked_totals
+from sagefm._files import checksum_of
 from sagefm._inference import OnePass
 from sagefm._model import SAGEFM
 from sagefm._registry import SectionKeys
 from sagefm.pretraining._index import graph_of
-from sagefm.pretraining._reading import READING_ERRORS, checksum_of, read_section, read_space_ranger, sections_of
+from sagefm.pretraining._reading import READING_ERRORS, read_section, read_space_ranger, sections_of
 from sagefm.pretraining._spots import SectionSpots
 
 ABOUT = "sagefm"  # key in uns that tells what an embedding was made of

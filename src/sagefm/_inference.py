@@ -103,21 +103,27 @@ class OnePass:
     @torch.inference_mode()
     def masked(self, rows: np.ndarray, masks: Masks) -> Iterator[Encoded]:
         """Yield spots with the entries that `masks` gives for them, boolean (n, genes), hidden from the centre."""
-        conv = self._module.encoder.conv1
-        for piece, mean in self._with_neighbors(rows):
-            counts = self._tensor(self._spots.counts(piece).toarray())
-            visible = self._tensor(~masks(piece) & self._spots.visible)
-            units = self._units.of(piece, self._module.device)
-            x, factor = self._module.center_input(counts, visible, units)
-            hidden = self._join(piece, conv.project_center(x), mean, partial(conv.project_neighbor, x))
-            yield Encoded(piece, counts, visible, self._module.encoder.after_first(hidden), factor, units)
+        for piece, mean in self.with_neighbors(rows):
+            yield self.encode(piece, mean, masks(piece))
 
     def unmasked(self, rows: np.ndarray) -> Iterator[Encoded]:
         """Yield spots with all their visible genes."""
         nothing = np.zeros((1, len(self._spots.genes)), dtype=bool)
         return self.masked(rows, lambda piece: nothing.repeat(len(piece), axis=0))
 
-    def _with_neighbors(self, rows: np.ndarray) -> Iterator[tuple[np.ndarray, Tensor]]:
+    @torch.inference_mode()
+    def encode(self, rows: np.ndarray, mean: Tensor, mask: np.ndarray) -> Encoded:
+        """Encode a piece that :meth:`with_neighbors` gave, the entries of `mask`, boolean (n, genes), hidden."""
+        conv = self._module.encoder.conv1
+        counts = self._tensor(self._spots.counts(rows).toarray())
+        visible = self._tensor(~mask & self._spots.visible)
+        units = self._units.of(rows, self._module.device)
+        x, factor = self._module.center_input(counts, visible, units)
+        hidden = self._join(rows, conv.project_center(x), mean, partial(conv.project_neighbor, x))
+        return Encoded(rows, counts, visible, self._module.encoder.after_first(hidden), factor, units)
+
+    @torch.inference_mode()
+    def with_neighbors(self, rows: np.ndarray) -> Iterator[tuple[np.ndarray, Tensor]]:
         """Yield pieces of `rows` with the mean of their neighbours' transforms, (n, hidden)."""
         operator = self._spots.mean_operator[rows]
         needed = np.unique(operator.indices)

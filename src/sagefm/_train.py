@@ -134,7 +134,7 @@ class TrainMixin(UnsupervisedTrainingMixin, BaseModelClass):
         finish()
 
     def _finish(self, datamodule: LightningDataModule) -> None:
-        """Note which spots were for what, and settle the latent space."""
+        """Note which spots were for what, as scvi-tools does only where no one interrupts, and settle the latents."""
         for name, index in (("train", "train_idx"), ("validation", "val_idx"), ("test", "test_idx")):
             setattr(self, f"{name}_indices", getattr(datamodule, index, None))
         self.module.settle()

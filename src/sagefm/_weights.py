@@ -27,8 +27,8 @@ from sagefm._card import (
     located,
     read_card,
     read_weights,
-    sha256_of,
 )
+from sagefm._files import checksum_of
 from sagefm._registry import SectionKeys, registry_of
 from sagefm._training import empty_history
 
@@ -112,7 +112,7 @@ class WeightsMixin(BaseModelClass):
             "architecture": self.init_params_["non_kwargs"],
             "genes": list(self.genes),
             "target_depth": self.target_depth,
-            "sha256": sha256_of(weights),
+            "sha256": checksum_of(weights),
             "versions": {package: version(package) for package in ("sagefm", "scvi-tools", "torch")},
         }
 
@@ -172,7 +172,7 @@ class WeightsMixin(BaseModelClass):
         """
         path = located(path)
         card, tensors = read_card(path / CARD), read_weights(path / WEIGHTS)
-        if card["sha256"] != sha256_of(path / WEIGHTS):
+        if card["sha256"] != checksum_of(path / WEIGHTS):
             raise ValueError(f"{path / WEIGHTS} is not the file that {CARD} was written for: its hash differs.")
         keys = SectionKeys(layer, sample_key, spatial_key, neighbors_key, gene_symbols)
         depth, profile = float(card["target_depth"]), tensors[PROFILE].float().numpy()

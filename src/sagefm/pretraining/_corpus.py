@@ -13,13 +13,14 @@ import torch
 from joblib import Parallel, delayed
 
 from sagefm._data import Spots
+from sagefm._files import stamp_of
 from sagefm._genes import match_genes, refuse_duplicates
 from sagefm._logging import logger
 from sagefm._normalization import Normalization
 from sagefm._registry import SectionKeys, registry_of
 from sagefm._units import Sums
 from sagefm.pretraining._index import SectionRecord, record_of
-from sagefm.pretraining._reading import READING_ERRORS, read_section, sections_of, stamp_of
+from sagefm.pretraining._reading import READING_ERRORS, read_section, sections_of
 from sagefm.pretraining._spots import SectionSpots
 from sagefm.pretraining._table import PATH, SAMPLE, section_table
 from sagefm.pretraining._vocabulary import gene_profile, gene_totals, shared_genes, target_depth

@@ -16,9 +16,10 @@ import numpy as np
 import scipy.sparse as sp
 
 from sagefm._fields import checked_totals
+from sagefm._files import checksum_of, stamp_of
 from sagefm._graph import build_graph, check_graph
 from sagefm._registry import SectionKeys
-from sagefm.pretraining._reading import checksum_of, read_section, sections_of, stamp_of
+from sagefm.pretraining._reading import read_section, sections_of
 
 FORMAT = 1
 
@@ -84,11 +85,11 @@ def _make(path: Path, keys: SectionKeys, size: int, modified: int) -> SectionRec
 
 def graph_of(adata: ad.AnnData, keys: SectionKeys) -> tuple[sp.csr_matrix, str]:
     """Return the clean neighbour graph of a section, built if it has none, and where it comes from, in a line."""
-    samples = sections_of(adata, keys) if keys.sample_key else None
+    samples = sections_of(adata, keys)
     key, kind = f"{keys.neighbors_key}_connectivities", "as in the file"
     if key not in adata.obsp:
         where = {"spatial_key": keys.spatial_key, "key_added": keys.neighbors_key}
-        line = build_graph(adata, sections=np.zeros(adata.n_obs) if samples is None else samples, **where)
+        line = build_graph(adata, sections=samples, **where)
         kind = line.split(": ", 1)[1]
     return check_graph(adata.obsp[key], samples, key), kind
 

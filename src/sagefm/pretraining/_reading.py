@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import zlib
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -112,23 +111,3 @@ def _element(group: Any, key: str) -> Any:
         there = list(group[folder]) if folder and folder in group else list(group)
         raise MissingKeyError(f"There is no {key!r} in it; there are {there}.")
     return ad.io.read_elem(group[key])
-
-
-def files_of(path: Path) -> list[Path]:
-    """Return the files that make up a section: itself, or all below its folder."""
-    return [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
-
-
-def stamp_of(path: Path) -> tuple[int, int]:
-    """Return size in bytes and time of the last change in nanoseconds: cheap, to tell whether it is the same file."""
-    stats = [file.stat() for file in files_of(path)]
-    return sum(stat.st_size for stat in stats), max((stat.st_mtime_ns for stat in stats), default=0)
-
-
-def checksum_of(path: Path) -> str:
-    """Return the SHA-256 of a file, or of the names and hashes of the files in a folder."""
-    if path.is_file():
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    parts = [f"{file.relative_to(path)} {checksum_of(file)}" for file in files_of(path)]
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
