@@ -22,9 +22,9 @@ def seed() -> None:
     torch.manual_seed(0)
 
 
-def module(**kwargs: object) -> MaskedCenterModule:
+def module(normalization: str = "size", **kwargs: object) -> MaskedCenterModule:
     options = {"conv": "sage", "dropout_rate": 0.0, "mask_fraction": 0.3, "scale_genes": True, **kwargs}
-    return MaskedCenterModule(Normalization("size", DEPTH, PROFILE), [N_GENES, 6, 4], **options)
+    return MaskedCenterModule(Normalization(normalization, DEPTH, PROFILE), [N_GENES, 6, 4], **options)
 
 
 def batch(scale_genes: bool = True) -> dict[str, Tensor]:
@@ -43,10 +43,14 @@ def batch(scale_genes: bool = True) -> dict[str, Tensor]:
     return tensors | (units if scale_genes else {})
 
 
+def library_size(counts: np.ndarray, visible: np.ndarray) -> np.ndarray:
+    """Library sizes, (spots, 1), as visible genes tell them."""
+    return (counts * visible).sum(1, keepdims=True) / (visible * PROFILE).sum(1, keepdims=True)
+
+
 def logged(counts: np.ndarray, visible: np.ndarray) -> np.ndarray:
-    """Counts on the log scale at `DEPTH`, by the library size that visible genes tell."""
-    size = (counts * visible).sum(1, keepdims=True) / (visible * PROFILE).sum(1, keepdims=True)
-    return np.log1p(counts * visible * DEPTH / size)
+    """Counts on the log scale at `DEPTH`."""
+    return np.log1p(counts * visible * DEPTH / library_size(counts, visible))
 
 
 def standardized(values: np.ndarray, visible: np.ndarray, tensors: dict[str, Tensor]) -> np.ndarray:
@@ -132,17 +136,26 @@ def test_masked_and_missing_genes_of_a_centre_are_not_read(scale_genes):
 
 @pytest.mark.parametrize("training", [True, False], ids=["training", "validation"])
 @scaled_or_not
-def test_the_loss_is_the_mean_squared_error_of_masked_entries_that_the_section_has(scale_genes, training):
+def test_the_loss_is_the_mean_squared_error_of_masked_entries_weighted_by_root_library_size(scale_genes, training):
     network, tensors = module(scale_genes=scale_genes, mask_fraction=0.6).train(training), batch(scale_genes)
     inference, generated = run(network, tensors)
     known = tensors[KNOWN_KEY].numpy()
     target = standardized(logged(tensors[REGISTRY_KEYS.X_KEY].numpy(), known), known, tensors)
     mask = np.broadcast_to(inference["mask"].numpy() > 0, known.shape)
     asked = mask & known
-    expected = ((every_gene(network, inference) - target)[asked] ** 2).mean()
+    weight = np.sqrt(library_size(tensors[REGISTRY_KEYS.X_KEY].numpy(), known)) * asked
+    expected = (weight * (every_gene(network, inference) - target) ** 2).sum() / weight.sum()
     found = network.loss(tensors, inference, generated)
     assert found.loss.item() == pytest.approx(expected, rel=1e-5) and expected > 0 and (mask & ~known).any()
     assert found.n_obs_minibatch == N_SPOTS
+
+
+def test_raw_counts_weigh_the_same_in_the_loss_whatever_the_library_size():
+    network, tensors = module("none", scale_genes=False), batch(scale_genes=False)
+    inference, generated = run(network, tensors)
+    asked = (inference["mask"] * inference["known"]).numpy() > 0
+    squares = (every_gene(network, inference).clip(0) - np.log1p(tensors[REGISTRY_KEYS.X_KEY].numpy())) ** 2
+    assert network.loss(tensors, inference, generated).loss.item() == pytest.approx(squares[asked].mean(), rel=1e-5)
 
 
 def every_gene(network: MaskedCenterModule, inference: dict[str, Tensor]) -> np.ndarray:

@@ -3,6 +3,7 @@
 import argparse
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import Any
 from unittest.mock import patch
 
@@ -16,7 +17,6 @@ from _protocol import PROTOCOL
 from sklearn.metrics import adjusted_rand_score
 
 import sagefm
-from sagefm import _units
 
 TASK = PROTOCOL["ablations"]
 
@@ -32,7 +32,9 @@ def measure(arguments: argparse.Namespace) -> Iterator[pd.DataFrame]:
                 continue
             for seed in TASK["seeds"]:
                 account = {"dataset": name, "method": variant, "seed": seed, "label": changes["label"]}
-                with patch.object(_units, "_SCALE_FLOOR", changes.get("scale_floor", _units._SCALE_FLOOR)):
+                with ExitStack() as changed:
+                    for constant, value in changes.get("constants", {}).items():
+                        changed.enter_context(patch(constant, value))
                     scores = scored(changes, train, test, seed)
                 yield pd.DataFrame([{**account, "metric": metric, "value": value} for metric, value in scores.items()])
 

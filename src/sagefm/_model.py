@@ -76,7 +76,7 @@ class SAGEFM(
         only. `"none"`: `log1p` of raw counts, as in the paper.
     gene_likelihood
         `"normal"`: squared error of what the network reads of a gene: its standardised value with `scale_genes`, else
-        the log scale.
+        the log scale. With `normalization="size"`, spots weigh by the square root of their library sizes.
     scale_genes
         Whether genes are read and predicted by their mean and standard deviation within each section, the latter
         enlarged for genes that hardly vary. It takes out what patients, chemistry and depth shift and stretch. A masked
@@ -108,7 +108,7 @@ class SAGEFM(
         *,
         conv: Literal["sage", "gcn"] = "sage",
         n_hidden: int | Sequence[int] = 256,
-        n_latent: int = 16,
+        n_latent: int = 20,
         n_layers: int = 2,
         dropout_rate: float = 0.1,
         mask_fraction: float = 0.3,

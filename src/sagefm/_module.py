@@ -19,6 +19,9 @@ from sagefm._units import Units
 
 # A principal component tells this much of what it would without noise, at the start; training finds the rest.
 _SHRINKAGE = 0.3
+# To this power of its library size a spot weighs in the loss. Counting noise alone would ask for 1, differences between
+# spots that are not noise for 0.
+_DEPTH_POWER = 0.5
 
 
 class Encoder(nn.Module):
@@ -235,14 +238,20 @@ class MaskedCenterModule(BaseModuleClass):
         inference_outputs: dict[str, Tensor],
         generative_outputs: dict[str, Tensor],
     ) -> LossOutput:
-        """Mean squared error over the masked entries of known genes, in the units of the genes."""
+        """Mean squared error over the masked entries of known genes, in the units of the genes.
+
+        Where library sizes are normalised, spots weigh by their square roots.
+        """
         counts, known, genes = tensors[REGISTRY_KEYS.X_KEY], inference_outputs["known"], generative_outputs["genes"]
-        logged = (counts.index_select(1, genes) * self._constants.factor(counts, known)).log1p_()
+        factor = self._constants.factor(counts, known)
+        logged = (counts.index_select(1, genes) * factor).log1p_()
         asked = (known * inference_outputs["mask"]).index_select(1, genes)
         target = _units(tensors).of_genes(genes).standardize(logged, asked, out=logged)
         # Weighting by the mask and summing is many times faster backwards than indexing by it.
-        squares = ((generative_outputs["predicted"] - target) * asked).square().sum()
-        return LossOutput(loss=squares / asked.expand_as(target).sum().clamp_min(1), n_obs_minibatch=len(counts))
+        squares = ((generative_outputs["predicted"] - target) * asked).square().sum(1, keepdim=True)
+        weight = factor.pow(-_DEPTH_POWER)
+        entries = (weight * asked.sum(1, keepdim=True)).sum()
+        return LossOutput(loss=(weight * squares).sum() / entries.clamp_min(1e-12), n_obs_minibatch=len(counts))
 
 
 def _units(tensors: dict[str, Tensor]) -> Units:
