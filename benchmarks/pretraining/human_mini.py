@@ -2,7 +2,7 @@
 
     python benchmarks/pretraining/human_mini.py SECTIONS human_mini.csv
     sagefm pretrain human_mini.csv --out human-mini --split-key split --min-share 0.2 --half --max-epochs 40 \
-        --model '{"n_hidden": 128, "n_latent": 64}'
+        --accelerator cpu --model '{"n_hidden": 128, "n_latent": 64}'
 
 SECTIONS is a folder of `.h5ad` files whose `uns["sagefm_source"]` tells species, licence and publication. Patients are
 held out whole, except that the two cortex sections are of one donor: one is for training, the other for validation.

@@ -1,4 +1,4 @@
-"""Which spots are asked for, and in which groups."""
+"""Which spots are asked for, in which groups, and by which columns."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from anndata import AnnData
 
 from sagefm._errors import MissingKeyError
@@ -34,14 +35,19 @@ def grouped(rows: np.ndarray, adata: AnnData, groupby: str | None) -> tuple[np.n
     """Return the rows that have a group, the names of the groups, and the share of each row in each, (groups, rows)."""
     if groupby is None:
         return rows, ["all"], np.full((1, len(rows)), 1 / len(rows), dtype=np.float32)
-    if groupby not in adata.obs:
-        raise MissingKeyError(f"groupby={groupby!r} is not a column of obs; there are {list(adata.obs)}.")
-    labels = adata.obs[groupby].iloc[rows].astype("category").cat.remove_unused_categories()
+    labels = obs_column(adata, groupby, "groupby").iloc[rows].astype("category").cat.remove_unused_categories()
     rows, codes = rows[labels.notna()], labels.cat.codes[labels.notna()].to_numpy()
     if not len(rows):
         raise ValueError(f"obs[{groupby!r}] is missing for all of the asked spots.")
     member = codes == np.arange(len(labels.cat.categories))[:, None]
     return rows, list(labels.cat.categories), shares(member)
+
+
+def obs_column(adata: AnnData, key: str, argument: str) -> pd.Series:
+    """Return the column of `obs` that an argument names."""
+    if key not in adata.obs:
+        raise MissingKeyError(f"{argument}={key!r} is not a column of obs; there are {list(adata.obs)}.")
+    return adata.obs[key]
 
 
 def shares(member: np.ndarray) -> np.ndarray:

@@ -16,7 +16,7 @@ from sagefm import tl
 from sagefm._correlation import TOP
 from sagefm._demo_report import DOMAIN_KEY, TRUTH_KEY, heading, say
 from sagefm._model import SAGEFM
-from sagefm._units import Units
+from sagefm._units import gene_units
 
 DEPTH = 5_000  # counts of a spot
 SPREAD = 1.0  # of the latent numbers of domains, and of spots about their domain: about that of real sections
@@ -51,7 +51,8 @@ def drawn_section(model: SAGEFM, tissue: AnnData, seed: int) -> AnnData:
     n_latent = model.module.decoder.in_features
     latent = rng.normal(scale=SPREAD, size=(domain.max() + 1, n_latent))[domain]
     latent += rng.normal(scale=SPREAD, size=latent.shape)
-    units = Units(model.module.gene_mean[None], model.module.gene_scale[None])
+    in_training = gene_units(model.module.normalization, np.zeros(1, dtype=int), [])
+    units = in_training.of(np.zeros(1, dtype=int))
     counts = []
     for part in torch.from_numpy(latent).float().split(256):
         rate = torch.expm1(model.module.decode(part, units)).double().numpy()

@@ -15,6 +15,7 @@ from matplotlib.colors import Colormap, ListedColormap, LogNorm
 from matplotlib.ticker import MaxNLocator
 from sklearn.neighbors import NearestNeighbors
 
+from sagefm._asked import obs_column
 from sagefm._errors import MissingKeyError
 
 if TYPE_CHECKING:
@@ -195,7 +196,7 @@ def domains(
     (2, 1)
     """
     keys = [keys] if isinstance(keys, str) else list(keys)
-    _require_keys(adata, [*keys, *([sample_key] if sample_key else [])], spatial_key)
+    _require_keys(adata, keys, sample_key, spatial_key)
     sections = _sections(adata, sample_key)
     grid = _panel_grid(axes, len(sections), len(keys))
     light = _for_squidpy(adata, keys, spatial_key)
@@ -206,10 +207,11 @@ def domains(
     return grid
 
 
-def _require_keys(adata: AnnData, keys: list[str], spatial_key: str) -> None:
-    missing = [key for key in keys if key not in adata.obs]
-    if missing:
-        raise MissingKeyError(f"{missing[0]!r} is not a column of obs; there are {list(adata.obs)}.")
+def _require_keys(adata: AnnData, keys: list[str], sample_key: str | None, spatial_key: str) -> None:
+    for key in keys:
+        obs_column(adata, key, "keys")
+    if sample_key:
+        obs_column(adata, sample_key, "sample_key")
     if spatial_key not in adata.obsm:
         raise MissingKeyError(f"spatial_key={spatial_key!r} is not in obsm; there are {sorted(adata.obsm)}.")
 

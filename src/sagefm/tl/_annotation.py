@@ -14,8 +14,9 @@ from sklearn.model_selection import LeaveOneGroupOut, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from sagefm._asked import obs_column
 from sagefm._errors import MissingKeyError
-from sagefm.tl._inputs import column, embedded, groups, representation, scaled_within
+from sagefm.tl._inputs import embedded, groups, representation, scaled_within
 from sagefm.tl._report import AnnotationReport, report_of
 
 N_BLOCKS = 5  # of tissue, to cross-validate by where there are no patients
@@ -100,7 +101,7 @@ def annotate(
         raise ValueError(f"threshold={threshold} must lie between 0 and 1.")
     values = representation(adata, use_rep)
     rows = embedded(values, use_rep)
-    labels = column(adata, labels_key, "labels_key").astype(object)
+    labels = obs_column(adata, labels_key, "labels_key").astype(object)
     known = rows & labels.notna().to_numpy()
     group = _groups(adata, group_key, known, seed)
     _check(labels[known], group[known], labels_key, group_key)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-import pandas as pd
 from anndata import AnnData
 
+from sagefm._asked import obs_column
 from sagefm._errors import MissingKeyError
 
 
@@ -34,16 +34,9 @@ def embedded(values: np.ndarray, use_rep: str) -> np.ndarray:
     return present
 
 
-def column(adata: AnnData, key: str, argument: str) -> pd.Series:
-    """Return a column of `obs`."""
-    if key not in adata.obs:
-        raise MissingKeyError(f"{argument}={key!r} is not a column of obs; it has {list(adata.obs.columns)}.")
-    return adata.obs[key]
-
-
 def groups(adata: AnnData, key: str, argument: str) -> np.ndarray:
     """Return a column of `obs` that names a group for every spot, as text."""
-    names = column(adata, key, argument)
+    names = obs_column(adata, key, argument)
     if names.isna().any():
         raise ValueError(
             f"obs[{key!r}] is missing for {int(names.isna().sum())} of {adata.n_obs} spots; {argument} needs it for "
