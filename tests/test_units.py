@@ -92,9 +92,9 @@ def test_a_network_begins_as_a_linear_projection_on_components(n_hidden, dtype):
     network = module(n_hidden=n_hidden).eval()
     network.start_from(components.to(dtype), deviation.to(dtype))
     center, neighbors = torch.randn(5, G), torch.randn(5, G)
-    scores = (center + neighbors / 2) @ components.T / deviation
+    scores = (center + 3 * neighbors) @ components.T / deviation
     torch.testing.assert_close(network.encoder(center, neighbors, torch.ones(5, 1)), scores, atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(network.decoder.weight, 0.3 * (deviation[:, None] * components).T)
+    torch.testing.assert_close(network.decoder.weight, 0.13 * (deviation[:, None] * components).T)
 
 
 @pytest.mark.parametrize("kwargs", [{"conv": "gcn"}, {"n_hidden": 6}])

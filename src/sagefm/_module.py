@@ -17,8 +17,9 @@ from sagefm._data import KNOWN_KEY, MEAN_KEY, N_NEIGHBORS_KEY, NEIGHBORS_KEY, SC
 from sagefm._normalization import Normalization
 from sagefm._units import Units
 
-# A principal component tells this much of what it would without noise, at the start; training finds the rest.
-_SHRINKAGE = 0.3
+# At the start a spot counts once and the mean of its neighbours, which is much less noisy, this many times; what their
+# principal components tell together is shrunk by this. Training finds the rest.
+_NEIGHBOR_WEIGHT, _SHRINKAGE = 3.0, 0.13
 # To this power of its library size a spot weighs in the loss. Counting noise alone would ask for 1, differences between
 # spots that are not noise for 0.
 _DEPTH_POWER = 0.5
@@ -81,7 +82,7 @@ class Encoder(nn.Module):
 
         `components` (k, genes) are orthonormal, with standard deviations `deviation` (k,). A unit and its negative
         twin pass both halves of a projection through the activation, so their difference is linear. The mean of the
-        neighbours counts half as much as the spot. Returns whether it could be done: it takes own weights for the
+        neighbours counts more than the spot. Returns whether it could be done: it takes own weights for the
         spot, one hidden layer, and two hidden units a component.
         """
         first, second, k = self.conv1, self.layer(self.n_layers), len(components)
@@ -93,7 +94,7 @@ class Encoder(nn.Module):
         for parameter in (*first.parameters(), *second.parameters()):
             parameter.zero_()
         first.lin_r.weight[: 2 * half] = pairs @ (components / deviation[:, None])
-        first.lin_l.weight[: 2 * half] = first.lin_r.weight[: 2 * half] / 2
+        first.lin_l.weight[: 2 * half] = _NEIGHBOR_WEIGHT * first.lin_r.weight[: 2 * half]
         second.weight[:k, : 2 * half] = pairs.T / (1 + self.activation.negative_slope)
         return True
 
