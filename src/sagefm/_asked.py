@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import numpy as np
@@ -43,7 +43,7 @@ def grouped(rows: np.ndarray, adata: AnnData, groupby: str | None) -> tuple[np.n
     return rows, list(labels.cat.categories), shares(member)
 
 
-def obs_column(adata: AnnData, key: str, argument: str) -> pd.Series:
+def obs_column(adata: AnnData, key: Hashable, argument: str) -> pd.Series:
     """Return the column of `obs` that an argument names."""
     if key not in adata.obs:
         raise MissingKeyError(f"{argument}={key!r} is not a column of obs; there are {list(adata.obs)}.")

@@ -51,8 +51,8 @@ def drawn_section(model: SAGEFM, tissue: AnnData, seed: int) -> AnnData:
     n_latent = model.module.decoder.in_features
     latent = rng.normal(scale=SPREAD, size=(domain.max() + 1, n_latent))[domain]
     latent += rng.normal(scale=SPREAD, size=latent.shape)
-    in_training = gene_units(model.module.normalization, np.zeros(1, dtype=int), [])
-    units = in_training.of(np.zeros(1, dtype=int))
+    first = np.zeros(1, dtype=int)
+    units = gene_units(model.module.normalization, first, []).of(first)  # of a section without spots: as in training
     counts = []
     for part in torch.from_numpy(latent).float().split(256):
         rate = torch.expm1(model.module.decode(part, units)).double().numpy()

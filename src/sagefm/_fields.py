@@ -12,6 +12,7 @@ from anndata import AnnData
 from scvi import REGISTRY_KEYS, settings
 from scvi.data.fields import BaseAnnDataField, LayerField
 
+from sagefm._asked import obs_column
 from sagefm._counts import begin_whole, row_chunks
 from sagefm._errors import MissingKeyError
 from sagefm._genes import gene_names, match_genes, refuse_duplicates
@@ -131,11 +132,7 @@ class SectionField(BaseAnnDataField):
 
     def validate_field(self, adata: AnnData) -> None:
         """Check that the column is there and that it is complete."""
-        if self._sample_key not in adata.obs:
-            raise MissingKeyError(
-                f"sample_key={self._sample_key!r} is not a column of obs; there are {list(adata.obs)}."
-            )
-        n_missing = int(adata.obs[self._sample_key].isna().sum())
+        n_missing = int(obs_column(adata, self._sample_key, "sample_key").isna().sum())
         if n_missing:
             raise ValueError(f"obs[{self._sample_key!r}] is missing for {n_missing} spots; every spot needs a section.")
 

@@ -196,7 +196,7 @@ def domains(
     (2, 1)
     """
     keys = [keys] if isinstance(keys, str) else list(keys)
-    _require_keys(adata, keys, sample_key, spatial_key)
+    _require_keys(adata, keys, spatial_key)
     sections = _sections(adata, sample_key)
     grid = _panel_grid(axes, len(sections), len(keys))
     light = _for_squidpy(adata, keys, spatial_key)
@@ -207,11 +207,9 @@ def domains(
     return grid
 
 
-def _require_keys(adata: AnnData, keys: list[str], sample_key: str | None, spatial_key: str) -> None:
+def _require_keys(adata: AnnData, keys: list[str], spatial_key: str) -> None:
     for key in keys:
         obs_column(adata, key, "keys")
-    if sample_key:
-        obs_column(adata, sample_key, "sample_key")
     if spatial_key not in adata.obsm:
         raise MissingKeyError(f"spatial_key={spatial_key!r} is not in obsm; there are {sorted(adata.obsm)}.")
 
@@ -219,7 +217,7 @@ def _require_keys(adata: AnnData, keys: list[str], sample_key: str | None, spati
 def _sections(adata: AnnData, sample_key: str | None) -> dict[str, np.ndarray]:
     if sample_key is None:
         return {"": np.arange(adata.n_obs)}
-    names = adata.obs[sample_key].astype(str).to_numpy()
+    names = obs_column(adata, sample_key, "sample_key").astype(str).to_numpy()
     return {name: np.flatnonzero(names == name) for name in np.unique(names)}
 
 
