@@ -9,6 +9,7 @@ from scipy import stats
 
 import sagefm
 from sagefm._correlation import Moments, fisher_average
+from sagefm._recovery import random_masks
 
 
 @pytest.fixture(scope="module")
@@ -33,11 +34,7 @@ def table(model):
 
 def by_hand(model, tissue, gene: int, section: str) -> tuple[float, float, int]:
     """Mask as `get_masked_recovery` does, impute, scale as scanpy does, and correlate with scipy."""
-    rng = np.random.default_rng(3)
-    mask = np.zeros(tissue.shape, dtype=bool)
-    for name in ("section_1", "section_2"):
-        rows = np.flatnonzero(tissue.obs["sample"] == name)
-        mask[rows] = rng.random((len(rows), tissue.n_vars), dtype=np.float32) < 0.3
+    mask = random_masks([3], tissue.n_vars, 0.3)[0](np.arange(tissue.n_obs))
     predicted = model.impute_masked(mask=mask).to_numpy()
     rows = np.flatnonzero(tissue.obs["sample"] == section)
     part = tissue[rows].copy()

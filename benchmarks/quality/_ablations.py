@@ -52,7 +52,9 @@ def scored(changes: dict[str, Any], train: ad.AnnData, test: ad.AnnData, seed: i
         "epochs": len(model.history["train_loss"]),
         "parameters": sum(parameter.numel() for parameter in model.module.parameters()),
     }
-    return cost | masked_recovery(model, train, test, n_masks=1) | domain_scores(model, test)
+    fitted = {f"fitted_{key}": value for key, value in masked_recovery(model, train, test, n_masks=1).items()}
+    alone = masked_recovery(model, train, test, n_masks=1, fit_section=False)
+    return cost | alone | fitted | domain_scores(model, test)
 
 
 def domain_scores(model: sagefm.SAGEFM, test: ad.AnnData) -> dict[str, float]:

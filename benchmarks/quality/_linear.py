@@ -6,15 +6,19 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
+import torch
 from sklearn.decomposition import TruncatedSVD
 from sklearn.linear_model import Ridge
 
 from sagefm._correlation import Moments, recovery_table
 from sagefm._graph import neighbor_mean_operator
+from sagefm._section_fit import Sums
 
 N_COMPONENTS = 50
 MASK_FRACTION = 0.3
 ALPHA = 100.0
+N_FOLDS, FLOOR = 3, 0.4  # as in the fit of the network
+SECTION_COMPONENTS, SECTION_PENALTY = 10, 60.0  # the best of some on development sections
 
 
 class LinearModel:
@@ -33,20 +37,10 @@ class LinearModel:
 
     def get_masked_recovery(self, adata: ad.AnnData, n_masks: int = 1, seed: int = 0) -> pd.DataFrame:
         """Score as `SAGEFM.get_masked_recovery` does, with other random masks."""
-        rng = np.random.default_rng(seed)
-        moments = []
-        shared = self._genes.isin(adata.var_names)
-        for section in _sections(adata, self._genes):
-            masks = (rng.random(section.counts.shape) / MASK_FRACTION).astype(int)
-            connected = section.connected
-            part = Moments.start(section.logged[:, shared].sum(axis=0), len(section.counts))
-            for number in range(n_masks):
-                mask = masks == number
-                predicted = self._ridge.predict(section.features(self._components, mask))
-                arrays = (mask, section.logged, predicted, section.around)
-                part.add(*(values[connected][:, shared] for values in arrays))
-            moments.append(part)
-        return recovery_table(moments, self._genes[shared])
+        return _masked_recovery(self._predict, adata, self._genes, n_masks, seed)
+
+    def _predict(self, section: "_Section", mask: np.ndarray) -> np.ndarray:
+        return self._ridge.predict(section.features(self._components, mask))
 
     def impute_masked(self, adata: ad.AnnData, genes: list[str]) -> pd.DataFrame:
         """Predict genes that are hidden from every spot, by a regression that never reads them."""
@@ -73,6 +67,42 @@ class LinearModel:
         return components, Ridge(ALPHA).fit(np.concatenate(features), truth)
 
 
+class SectionModel:
+    """The fit of `sagefm._section_fit` with principal components in place of the network.
+
+    Components are those of the section itself, and nothing is learnt from other sections: what a fit to the section is
+    worth without a network. An entry that is hidden is filled in with the mean of its neighbours.
+    """
+
+    def __init__(self, genes: pd.Index) -> None:
+        self._genes = genes
+
+    def get_masked_recovery(self, adata: ad.AnnData, n_masks: int = 1, seed: int = 0) -> pd.DataFrame:
+        """Score as `SAGEFM.get_masked_recovery` does, with other random masks."""
+        return _masked_recovery(self._predict, adata, self._genes, n_masks, seed)
+
+    def _predict(self, section: "_Section", mask: np.ndarray) -> np.ndarray:
+        rng = np.random.default_rng(0)
+        filled = np.where(mask, section.around, section.logged)
+        mean, scale = filled.mean(axis=0), np.sqrt(filled.var(axis=0) + FLOOR**2)
+        components = TruncatedSVD(SECTION_COMPONENTS, random_state=0).fit(sp.csr_matrix(filled)).components_.T
+        target, around = ((values - mean) / scale for values in (section.logged, section.around))
+        center = section.features(components, mask)
+        offset, center = center.mean(axis=0), center - center.mean(axis=0)
+        left = ~mask
+        around_left = section.mean_over_neighbors(np.where(mask, 0, section.logged))
+        around_left = (around_left / np.maximum(section.mean_over_neighbors(left), 1e-9) - mean) / scale
+        around_left[section.mean_over_neighbors(left) == 0] = 0
+        sums, fold = Sums(len(self._genes), center.shape[1]), rng.integers(N_FOLDS, size=mask.shape)
+        for number in range(N_FOLDS):
+            features = section.features(components, mask | (fold == number)) - offset
+            asked = ~mask & (fold == number)
+            sums.add(*(torch.from_numpy(np.float32(values)) for values in (asked, target, around_left, features)))
+        nothing = np.zeros((len(self._genes), center.shape[1]))
+        weight, own = sums.solve(nothing, [components.shape[1]] * 2, SECTION_PENALTY)
+        return (center @ weight.T + own * around) * scale + mean
+
+
 class _Section:
     """One section in the order of the genes of the model; a gene that it lacks is zero."""
 
@@ -93,7 +123,11 @@ class _Section:
     def _update(self) -> None:
         self.depth = np.maximum(self.counts.sum(axis=1), 1)
         self.logged = self._log(self.counts, self.depth)
-        self.around = self._operator @ self.logged
+        self.around = self.mean_over_neighbors(self.logged)
+
+    def mean_over_neighbors(self, values: np.ndarray) -> np.ndarray:
+        """Return the mean of values, (spots, genes), over the neighbours of every spot."""
+        return self._operator @ values.astype(np.float32)
 
     def _log(self, counts: np.ndarray, depth: np.ndarray) -> np.ndarray:
         return np.log1p(counts * (np.median(depth) / depth)[:, None])
@@ -103,6 +137,21 @@ class _Section:
         seen = np.where(mask, 0, self.counts)
         own = np.where(mask, self.around, self._log(seen, np.maximum(seen.sum(axis=1), 1)))
         return np.hstack([own @ components, self.around @ components])
+
+
+def _masked_recovery(predict, adata: ad.AnnData, genes: pd.Index, n_masks: int, seed: int) -> pd.DataFrame:
+    rng = np.random.default_rng(seed)
+    moments: list[list[Moments]] = [[] for _ in range(n_masks)]
+    shared = genes.isin(adata.var_names)
+    for section in _sections(adata, genes):
+        masks = (rng.random(section.counts.shape) / MASK_FRACTION).astype(int)
+        for number in range(n_masks):
+            mask = masks == number
+            part = Moments.start(section.logged[:, shared].sum(axis=0), len(section.counts))
+            arrays = (mask, section.logged, predict(section, mask), section.around)
+            part.add(*(values[section.connected][:, shared] for values in arrays))
+            moments[number].append(part)
+    return recovery_table(moments, genes[shared])
 
 
 def _sections(adata: ad.AnnData, genes: pd.Index):

@@ -108,12 +108,13 @@ def time_of_ours(folder: Path, seed: int) -> float:
 
 
 def masked_recovery(
-    model: Any, train: ad.AnnData, test: ad.AnnData, n_masks: int = PROTOCOL["recovery"]["n_masks"]
+    model: Any, train: ad.AnnData, test: ad.AnnData, n_masks: int = PROTOCOL["recovery"]["n_masks"], **options: bool
 ) -> dict[str, float]:
     """Score the recovery of genes masked at random in the central spot."""
-    masks = {"n_masks": n_masks, "seed": PROTOCOL["recovery"]["mask_seed"]}
-    totals = model.get_masked_recovery(test, **masks).attrs
-    return {key: value for key, value in totals.items() if key not in ("mask_fraction", "n_sections", *masks)}
+    settings = {"n_masks": n_masks, "seed": PROTOCOL["recovery"]["mask_seed"], **options}
+    totals = model.get_masked_recovery(test, **settings).attrs
+    settings |= {"mask_fraction": None, "n_sections": None, "fit_section": None}
+    return {key: value for key, value in totals.items() if key not in settings}
 
 
 def missing_genes(model: Any, train: ad.AnnData, test: ad.AnnData) -> dict[str, float]:

@@ -62,13 +62,21 @@ def _correlation(n, x, xx, y, yy, xy) -> np.ndarray:
     return np.where(flat_truth, np.nan, np.where(flat, 0, (covariance / spread).clip(-1, 1)))
 
 
-def recovery_table(sections: list[Moments], genes: pd.Index) -> pd.DataFrame:
-    """Join the sections' moments to the table of :meth:`RecoveryMixin.get_masked_recovery`."""
-    pooled = reduce(add, sections)
-    n = np.stack([section.n for section in sections])
-    within, within_neighbors = (np.stack(r) for r in zip(*(s.correlations() for s in sections), strict=True))
+def recovery_table(by_mask: list[list[Moments]], genes: pd.Index) -> pd.DataFrame:
+    """Join the moments of every section, for each mask, to the table of :meth:`RecoveryMixin.get_masked_recovery`.
+
+    Correlations are those with one mask, averaged over masks: a prediction that knows the mean of what is not masked
+    is too low where the masked is high, so that masks taken together would count against it.
+    """
+    parts = [part for sections in by_mask for part in sections]
+    n = np.stack([part.n for part in parts])
+    within, within_neighbors = (np.stack(r) for r in zip(*(part.correlations() for part in parts), strict=True))
     r, p = fisher_average(within, n)
-    r_pooled = pooled.correlations()[0]
+    all_sections = [reduce(add, sections) for sections in by_mask]
+    pooled = reduce(add, all_sections)
+    r_pooled, _ = fisher_average(
+        *(np.stack(x) for x in zip(*((s.correlations()[0], s.n) for s in all_sections), strict=True))
+    )
     table = pd.DataFrame(
         {
             "r": r,

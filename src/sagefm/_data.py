@@ -118,6 +118,24 @@ class Spots:
         needed = np.unique(operator.indices)
         return sparse_matmul_to_dense(operator[:, needed], self.log(needed))
 
+    def neighborhood_means_without(
+        self, rows: np.ndarray, masks: Callable[[np.ndarray], np.ndarray]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return the mean over those neighbours that `masks`, (rows, genes) for rows, leaves, and how many these are.
+
+        Each is (rows, genes); the mean over no neighbour is zero.
+        """
+        edges = self.graph[rows].astype(np.float32)
+        needed = np.unique(edges.indices)
+        edges, left = edges[:, needed], ~masks(needed) & self.visible
+        n = edges @ left.astype(np.float32)
+        return edges @ self.log_where(needed, left) / np.maximum(n, 1), n
+
+    def log_where(self, rows: np.ndarray, visible: np.ndarray) -> np.ndarray:
+        """Return counts where `visible`, boolean (rows, genes), on the log scale that these tell; zero elsewhere."""
+        counts = torch.from_numpy(self.counts(rows).toarray())
+        return self.normalization.log_dense(counts, torch.from_numpy(visible)).numpy()
+
     @cached_property
     def _section_numbers(self) -> np.ndarray:
         return np.unique(self.sections, return_inverse=True)[1]
@@ -137,8 +155,7 @@ class Spots:
         def pieces() -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
             for rows in self.chunks(np.arange(self.n_obs), CHUNK):
                 visible = ~masks(rows) & self.visible
-                counts = torch.from_numpy(self.counts(rows).toarray())
-                yield rows, self.normalization.log_dense(counts, torch.from_numpy(visible)).numpy(), visible
+                yield rows, self.log_where(rows, visible), visible
 
         return gene_units(self.normalization, self._section_numbers, pieces())
 

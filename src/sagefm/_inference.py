@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from scipy.sparse.csgraph import reverse_cuthill_mckee
 from torch import Tensor
 
 from sagefm._data import Spots
@@ -32,13 +33,14 @@ def checked_batch_size(batch_size: int | None) -> int:
 class Encoded(NamedTuple):
     """Some spots, as the network saw them.
 
-    Counts and which of them were visible, each (n, genes); the latent representation, (n, latent); the factor that the
-    counts were scaled by, (n, 1); and the units of the genes.
+    Counts, which of them were visible, and what these showed in units of the genes, each (n, genes); the latent
+    representation, (n, latent); the factor that the counts were scaled by, (n, 1); and the units of the genes.
     """
 
     rows: np.ndarray
     counts: Tensor
     visible: Tensor
+    shown: Tensor
     latent: Tensor
     factor: Tensor
     units: Units
@@ -115,12 +117,44 @@ class OnePass:
     def encode(self, rows: np.ndarray, mean: Tensor, mask: np.ndarray) -> Encoded:
         """Encode a piece that :meth:`with_neighbors` gave, the entries of `mask`, boolean (n, genes), hidden."""
         conv = self._module.encoder.conv1
-        counts = self._tensor(self._spots.counts(rows).toarray())
-        visible = self._tensor(~mask & self._spots.visible)
-        units = self._units.of(rows, self._module.device)
+        counts, visible, units = self._read(rows, mask)
         x, factor = self._module.center_input(counts, visible, units)
         hidden = self._join(rows, conv.project_center(x), mean, partial(conv.project_neighbor, x))
-        return Encoded(rows, counts, visible, self._module.encoder.after_first(hidden), factor, units)
+        return Encoded(rows, counts, visible, x, self._module.encoder.after_first(hidden), factor, units)
+
+    @torch.inference_mode()
+    def shown(self, rows: np.ndarray, mask: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Return what spots show beside the entries of `mask`, in units of the genes, and where, each (n, genes)."""
+        counts, visible, units = self._read(rows, mask)
+        return self._module.center_input(counts, visible, units)[0], visible
+
+    @torch.inference_mode()
+    def around(self, rows: np.ndarray, masks: Masks | None = None) -> Tensor:
+        """Return the mean over each spot's neighbours in units of the genes, (n, genes); zero where there is none.
+
+        Neighbours whose entry is in `masks` are left out of the mean of a gene.
+        """
+        units = self._units.of(rows, self._module.device)
+        if masks is None:
+            means, n = self._spots.neighborhood_means(rows), self._spots.n_neighbors[rows]
+        else:
+            means, n = self._spots.neighborhood_means_without(rows, masks)
+        visible = self._tensor((n > 0) & self._spots.visible).to(units.scale)
+        return units.standardize(self._tensor(means), visible)
+
+    @torch.inference_mode()
+    def project_neighbors(self, around: Tensor) -> Tensor:
+        """Return the transform of what :meth:`around` returns, (n, hidden), for :meth:`encode`."""
+        return self._module.encoder.conv1.project_neighbor(around)
+
+    def side_by_side(self, rows: np.ndarray) -> Iterator[np.ndarray]:
+        """Cut `rows` into pieces of spots that are near one another, which have few neighbours between them."""
+        ordered = rows[reverse_cuthill_mckee(self._spots.graph[rows][:, rows])]
+        return self._spots.chunks(ordered, self._batch_size)
+
+    def _read(self, rows: np.ndarray, mask: np.ndarray) -> tuple[Tensor, Tensor, Units]:
+        counts = self._tensor(self._spots.counts(rows).toarray())
+        return counts, self._tensor(~mask & self._spots.visible), self._units.of(rows, self._module.device)
 
     @torch.inference_mode()
     def with_neighbors(self, rows: np.ndarray) -> Iterator[tuple[np.ndarray, Tensor]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -12,11 +13,13 @@ import torch
 from anndata import AnnData
 from scvi.model.base import BaseModelClass
 from sklearn.utils.sparsefuncs import sparse_matmul_to_dense
+from torch import Tensor
 
 from sagefm._asked import checked_rows
 from sagefm._correlation import Moments, recovery_table
 from sagefm._data import Spots
-from sagefm._inference import Encoded, OnePass
+from sagefm._inference import Encoded, Masks, OnePass
+from sagefm._section_fit import section_decoder
 
 
 class RecoveryMixin(BaseModelClass):
@@ -28,11 +31,12 @@ class RecoveryMixin(BaseModelClass):
         *,
         mask_fraction: float = 0.3,
         n_masks: int = 1,
+        fit_section: bool = True,
         seed: int = 0,
         indices: Sequence[int] | np.ndarray | None = None,
         batch_size: int | None = None,
     ) -> pd.DataFrame:
-        r"""Mask genes at random, predict them, and correlate with the truth, gene by gene.
+        r"""Mask genes at random, predict them as :meth:`impute_masked` does, and correlate with the truth, by gene.
 
         Truth and predictions are compared on one scale whatever the model's normalisation: `log1p` of counts scaled to
         the median depth of the section. The mean of the neighbours on that scale is scored on the same entries; a
@@ -50,7 +54,9 @@ class RecoveryMixin(BaseModelClass):
             Probability with which each gene of a spot is masked.
         n_masks
             How many masks are tried, one after another; what one hides no other does. With three of 30 %, nine entries
-            in ten are scored instead of three, so correlations are more certain, in less than three times the time.
+            in ten are scored instead of three, so correlations are more certain.
+        fit_section
+            As in :meth:`impute_masked`; False scores what the network alone has learnt.
         seed
             Seed of the masks.
         indices
@@ -81,7 +87,7 @@ class RecoveryMixin(BaseModelClass):
             ``attrs`` holds the totals: ``n_genes`` tested; ``share_p05``, the share of them with ``p_pooled`` < 0.05
             (the paper's criterion); ``share_q05``, with ``q`` < 0.05 and ``r`` > 0; ``median_r``,
             ``median_r_neighbors``; of the 500 most expressed genes ``top500_r`` and ``top500_r_neighbors``, means, and
-            ``top500_share_q05``; and ``mask_fraction``, ``n_masks``, ``seed``, ``n_sections``.
+            ``top500_share_q05``; and ``mask_fraction``, ``n_masks``, ``fit_section``, ``seed``, ``n_sections``.
 
         Raises
         ------
@@ -113,49 +119,49 @@ class RecoveryMixin(BaseModelClass):
         spots = self._spots_of(adata)
         asked = np.zeros(spots.n_obs, dtype=bool)
         asked[checked_rows(indices, spots.n_obs)] = True
-        rng = np.random.default_rng(seed)
-        sections = [
-            self._section_moments(spots, spots.sections == name, asked, mask_fraction, rng, batch_size, n_masks)
-            for name in np.unique(spots.sections[asked])
-        ]
-        table = recovery_table(sections, spots.genes[spots.known])
-        table.attrs.update(mask_fraction=mask_fraction, n_masks=n_masks, seed=seed, n_sections=len(sections))
+        masks = random_masks([seed], len(spots.genes), mask_fraction, n_masks)
+        fit_section = fit_section and self.module.scale_genes
+        moments = [self._moments(spots, mask, asked, batch_size, fit=fit_section) for mask in masks]
+        table = recovery_table(moments, spots.genes[spots.known])
+        totals = {"mask_fraction": mask_fraction, "n_masks": n_masks, "fit_section": fit_section, "seed": seed}
+        table.attrs.update(totals, n_sections=len(moments[0]))
         return table
 
-    @torch.inference_mode()
-    def _section_moments(
-        self,
-        spots: Spots,
-        section: np.ndarray,
-        asked: np.ndarray,
-        mask_fraction: float,
-        rng: np.random.Generator,
-        batch_size: int | None,
-        n_masks: int = 1,
-    ) -> Moments:
-        """Sum up truth, prediction and neighbour mean over the masked entries of the `asked` spots of one `section`."""
-        truth = _Truth(spots, np.flatnonzero(section))
-        scored = np.flatnonzero(section & asked & (spots.n_neighbors[:, 0] > 0))
-        moments = Moments.start(truth.total_expression, int(section.sum()))
-        one_pass, edges = OnePass(self.module, spots, batch_size), (mask_fraction * np.arange(n_masks + 1)).tolist()
-        for piece, mean in one_pass.with_neighbors(scored):
-            # Masked entries count in the section's mean and deviation of a gene, which are the same for all spots: r
-            # does not see them.
-            draws = rng.random((len(piece), len(spots.genes)), dtype=np.float32)
-            values, around = truth.values(piece), truth.neighbor_mean(piece)
-            for low, high in pairwise(edges):
-                encoded = one_pass.encode(piece, mean, (low <= draws) & (draws < high))
+    def _moments(
+        self, spots: Spots, mask: Masks, asked: np.ndarray, batch_size: int | None, *, fit: bool
+    ) -> list[Moments]:
+        """Sum up truth, prediction and neighbour mean over the masked entries of the `asked` spots of each section."""
+        one_pass = OnePass(self.module, spots, batch_size, spots.units_without(mask))
+        moments = []
+        for name in np.unique(spots.sections[asked]):
+            section = spots.sections == name
+            rows, scored = np.flatnonzero(section), np.flatnonzero(section & asked & (spots.n_neighbors[:, 0] > 0))
+            truth, decoder = _Truth(spots, rows), section_decoder(self.module, one_pass, rows, mask, fit=fit)
+            moments.append(Moments.start(truth.total_expression, len(rows)))
+            for encoded in one_pass.masked(scored, mask):
                 masked = ~encoded.visible.cpu().numpy()[:, spots.known]
-                predicted = self._on_truth_scale(encoded, truth.depth)[:, spots.known]
-                moments.add(masked, values, predicted, around)
+                predicted = self._on_truth_scale(decoder.decode(encoded, one_pass), encoded, truth.depth)
+                around = truth.neighbor_mean(encoded.rows)
+                moments[-1].add(masked, truth.values(encoded.rows), predicted[:, spots.known], around)
         return moments
 
-    def _on_truth_scale(self, encoded: Encoded, depth: float) -> np.ndarray:
+    @torch.inference_mode()
+    def _on_truth_scale(self, logged: Tensor, encoded: Encoded, depth: float) -> np.ndarray:
         """Bring predictions to `log1p` of counts at `depth`, with the library size that the unmasked genes tell."""
         normalization = self.module.normalization
-        expected = torch.expm1(self.module.decode(encoded.latent, encoded.units)) / encoded.factor
-        factor = normalization.depth_factor(encoded.counts, encoded.visible.to(encoded.counts.dtype))
-        return torch.log1p(expected * factor * (depth / normalization.target_depth)).cpu().numpy()
+        factor = normalization.depth_factor(encoded.counts, encoded.visible.to(encoded.counts.dtype)) / encoded.factor
+        return torch.log1p(torch.expm1(logged) * factor * (depth / normalization.target_depth)).cpu().numpy()
+
+
+def random_masks(seed: Sequence[int], n_genes: int, mask_fraction: float, n_masks: int = 1) -> list[Masks]:
+    """Return random masks that do not overlap; what a spot's are follows from `seed` and its position alone."""
+
+    def mask(rows: np.ndarray, low: float, high: float) -> np.ndarray:
+        draws = np.stack([np.random.default_rng([*seed, row]).random(n_genes, dtype=np.float32) for row in rows])
+        return (low <= draws) & (draws < high)
+
+    edges = (mask_fraction * np.arange(n_masks + 1)).tolist()
+    return [partial(mask, low=low, high=high) for low, high in pairwise(edges)]
 
 
 class _Truth:

@@ -119,6 +119,6 @@ def _load(file: Path, path: Path, size: int, modified: int) -> SectionRecord | N
             n_spots = len(indptr) - 1
             graph = sp.csr_matrix((np.ones(len(indices), np.float32), indices, indptr), (n_spots, n_spots))
             totals = {name: arrays[name] for name in ("genes", "gene_totals", "depths")}
-    except Exception:  # no list of what a damaged archive raises is complete, and all of it is mended by indexing anew
+    except Exception:  # noqa: BLE001 -- a damaged archive raises what it likes, and indexing anew mends it all
         return None
     return SectionRecord(path, size, modified, about["sha256"], about["graph_kind"], graph=graph, **totals)

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from sagefm._correlation import Moments, recovery_table
+from sagefm._recovery import random_masks
 from sagefm.pretraining._corpus import Corpus
 
 if TYPE_CHECKING:
@@ -19,6 +20,8 @@ def corpus_recovery(
     model: SAGEFM, corpus: Corpus, sections: Iterable[int], *, mask_fraction: float = 0.3, seed: int = 0
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Score masked genes on sections of a corpus as :meth:`sagefm.SAGEFM.get_masked_recovery` does, one in memory.
+
+    What is scored is the network alone (`fit_section=False`): what it has learnt from other sections.
 
     Parameters
     ----------
@@ -67,12 +70,12 @@ def corpus_recovery(
     moments, totals = [], []
     for section in sections:
         spots = corpus.open(section, model.module.normalization)
-        every, rng = np.ones(spots.n_obs, dtype=bool), np.random.default_rng([seed, section])
-        found = model._section_moments(spots, every, every, mask_fraction, rng, None)
-        table = recovery_table([found], spots.genes[spots.known])
+        (mask,) = random_masks([seed, section], len(spots.genes), mask_fraction)
+        (found,) = model._moments(spots, mask, np.ones(spots.n_obs, dtype=bool), None, fit=False)
+        table = recovery_table([[found]], spots.genes[spots.known])
         totals.append({"sample": corpus.table["sample"][section], "n_spots": spots.n_obs, **table.attrs})
         moments.append(_over_all_genes(found, spots.known))
-    return recovery_table(moments, corpus.genes), pd.DataFrame(totals)
+    return recovery_table([moments], corpus.genes), pd.DataFrame(totals)
 
 
 def _over_all_genes(moments: Moments, known: np.ndarray) -> Moments:
