@@ -316,7 +316,9 @@ def test_a_damaged_index_is_made_anew(folder, tmp_path):
     table = Corpus(folder, index=index).table
     for file in index.iterdir():
         whole, section = file.read_bytes(), folder / f"{file.name.partition('-')[0]}.h5ad"
-        directory = whole.index(b"PK\x01\x02")  # of the archive: its every byte can stop the reading in a way of its own
+        directory = whole.index(
+            b"PK\x01\x02"
+        )  # of the archive: its every byte can stop the reading in a way of its own
         for place in [*range(0, directory, 97), *range(directory, len(whole))]:
             file.write_bytes(whole[:place] + bytes([whole[place] ^ 255]) + whole[place + 1 :])
             _load(file, section, *stamp_of(section))  # gives a record or nothing, and never raises

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import scvi
 from _inputs import joined
-from _linear import LinearModel
+from _linear import LinearModel, SectionModel
 from _protocol import METHODS, PROTOCOL
 
 import sagefm
@@ -20,7 +20,8 @@ from sagefm._correlation import fisher_average
 
 # In this order: the published net gets the time that ours took.
 MODELS = ("sagefm", "published", "sagefm_pretrained", "sagefm_finetuned")
-BASELINES = ("neighbors", "regression")
+BASELINES = ("neighbors", "regression", "section_regression")
+ALONE = "_alone"  # the network of a method, not fitted to the sections
 
 
 def measure(arguments: argparse.Namespace) -> Iterator[pd.DataFrame]:
@@ -36,6 +37,8 @@ def measure(arguments: argparse.Namespace) -> Iterator[pd.DataFrame]:
         if "regression" in wanted:
             linear = LinearModel(train[~train.obs["sample"].isin(validate)].copy())
             yield rows(name, "regression", 0, {"seconds": linear.seconds}, score(linear, train, test))
+        if "section_regression" in wanted and arguments.task == "recovery":  # of missing genes a section shows nothing
+            yield rows(name, "section_regression", 0, {}, score(SectionModel(train.var_names), train, test))
         for method in [method for method in MODELS if method in wanted]:
             for seed in arguments.seeds if METHODS[method].get("random") else [0]:
                 try:
@@ -45,6 +48,8 @@ def measure(arguments: argparse.Namespace) -> Iterator[pd.DataFrame]:
                     yield pd.DataFrame([{"dataset": name, "method": method, "seed": seed, "note": str(error)[:300]}])
                     continue
                 yield rows(name, method, seed, cost, scores)
+                if arguments.task == "recovery" and model.module.scale_genes:
+                    yield rows(name, method + ALONE, seed, cost, score(model, train, test, fit_section=False))
                 # Beside the model that has all genes of the training sections, as the ridge regression has.
                 if method == "sagefm" and "neighbors" in wanted and arguments.task == "recovery":
                     ending = "_neighbors"

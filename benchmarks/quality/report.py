@@ -16,10 +16,12 @@ from _protocol import HERE, METHODS, PROTOCOL
 ROWS = {
     "neighbors": "Mean of the neighbours",
     "regression": "Ridge regression on components",
+    "section_regression": "The same, of the section itself",
     **{name: entry["label"] for name, entry in METHODS.items()},
 }
 CORTEX = ["cortex_151673", "cortex_151674"]
 OURS = ("sagefm", "sagefm_pretrained", "sagefm_finetuned")
+ROWS |= {f"{name}_alone": f"{ROWS[name]}, network alone" for name in OURS}
 BOLD = {name: f"**{ROWS[name]}**" for name in OURS}
 plt.rcParams["svg.hashsalt"] = "sagefm"  # so that the same figure is the same file
 
@@ -193,7 +195,9 @@ def ablations(scores: pd.DataFrame) -> pd.DataFrame:
     table = pd.DataFrame(
         {
             "r, breast": column("breast", "top500_r", "{:.3f}"),
+            "fitted": column("breast", "fitted_top500_r", "{:.3f}"),
             "r, cortex": column("cortex", "top500_r", "{:.3f}"),
+            "fitted ": column("cortex", "fitted_top500_r", "{:.3f}"),
             "ARI, cortex": column("cortex", "ARI", "{:.3f}"),
             "parameters": column("breast", "parameters", "{:,.0f}"),
             "epochs": column("breast", "epochs", "{:.0f}"),
