@@ -39,9 +39,10 @@ class Moments:
 
     def add(self, mask: np.ndarray, truth: np.ndarray, predicted: np.ndarray, neighbors: np.ndarray) -> None:
         """Add spots, each array (spots, genes)."""
-        x, y, z = (np.where(mask, values, 0).astype(np.float64) for values in (truth, predicted, neighbors))
-        products = (mask, x, y, z, x * x, y * y, z * z, x * y, x * z)
-        self.sums += np.stack([product.sum(axis=0) for product in products])
+        x, y, z = (np.where(mask, values, np.float64(0)) for values in (truth, predicted, neighbors))
+        sums = [values.sum(axis=0) for values in (mask, x, y, z)]
+        products = [np.einsum("sg,sg->g", *pair) for pair in ((x, x), (y, y), (z, z), (x, y), (x, z))]
+        self.sums += np.stack([*sums, *products])
 
     @property
     def n(self) -> np.ndarray:

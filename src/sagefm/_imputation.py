@@ -58,7 +58,7 @@ class ImputationMixin(BaseModelClass):
             Number of spots that are dense at one time; 512 by default.
         fit_section
             Whether, for `mask`, the decoder is first fitted to each section, by the entries that are not masked: its
-            weights, and how much a gene's mean over the neighbours adds. It takes some five times as long, and
+            weights, and how much a gene's mean over the neighbours adds. It takes about three times as long, and
             recovers more, most of all in tissue that the model was not trained on. Whole `genes` are always predicted
             by the network alone: of these the section shows nothing. So is everything with `scale_genes=False`.
         layer_added

@@ -77,7 +77,8 @@ def section_decoder(
         for number in range(_FOLDS):
             hidden = fold == number
             features = _features(one_pass.encode(piece, mean, mask | hidden), around, components)
-            sums.add(visible * torch.from_numpy(hidden).to(visible), target, around, features)
+            asked = (visible & torch.from_numpy(hidden).to(visible)).to(target)
+            sums.add(asked, target, around, features)
     start = np.pad(_numpy(weight), ((0, 0), (0, 2 * n_components)))
     found = (torch.from_numpy(weights).to(weight) for weights in sums.solve(start, widths))
     return SectionDecoder(next(found), bias, next(found), components)
@@ -150,4 +151,4 @@ class Sums:
 
 
 def _numpy(values: Tensor) -> np.ndarray:
-    return values.double().cpu().numpy()
+    return values.cpu().double().numpy()  # in this order: not every device has doubles
