@@ -119,7 +119,7 @@ class RecoveryMixin(BaseModelClass):
         spots = self._spots_of(adata)
         asked = np.zeros(spots.n_obs, dtype=bool)
         asked[checked_rows(indices, spots.n_obs)] = True
-        masks = random_masks([seed], len(spots.genes), mask_fraction, n_masks)
+        masks = random_masks(np.ravel(seed).tolist(), len(spots.genes), mask_fraction, n_masks)
         fit_section = fit_section and self.module.scale_genes
         moments = [self._moments(spots, mask, asked, batch_size, fit=fit_section) for mask in masks]
         table = recovery_table(moments, spots.genes[spots.known])
@@ -157,7 +157,9 @@ def random_masks(seed: Sequence[int], n_genes: int, mask_fraction: float, n_mask
     """Return random masks that do not overlap; what a spot's are follows from `seed` and its position alone."""
 
     def mask(rows: np.ndarray, low: float, high: float) -> np.ndarray:
-        draws = np.stack([np.random.default_rng([*seed, row]).random(n_genes, dtype=np.float32) for row in rows])
+        draws = np.empty((len(rows), n_genes), dtype=np.float32)
+        for row, out in zip(rows, draws, strict=True):
+            np.random.default_rng([*seed, row]).random(out=out, dtype=np.float32)
         return (low <= draws) & (draws < high)
 
     edges = (mask_fraction * np.arange(n_masks + 1)).tolist()
