@@ -59,14 +59,21 @@ def clustered(adata: ad.AnnData, n_domains: int, settings: dict[str, Any]) -> np
 
 
 def annotate(adata: ad.AnnData, result: np.ndarray, environments: Path) -> Iterator[Score]:
-    """Tell the tissue of spots of a patient left out, by a logistic regression on the frozen representation."""
+    """Tell the tissue of a patient or section left out, by a logistic regression on the frozen representation."""
     adata.obsm[REP] = result
     labels = {"determined": annotation(adata), "all": adata.obs["annotation"].astype(object)}
     for which, truth in labels.items():
         adata.obs["truth"] = truth
-        for scale_by in PROTOCOL["annotation"]["scale_by"]:
-            report = sagefm.tl.annotate(adata, "truth", use_rep=REP, group_key="patient", scale_by=scale_by or None)
-            settings = {"labels": which, "scale_by": scale_by or "nothing"}
+        for scale_by, with_neighbors in product(PROTOCOL["annotation"]["scale_by"], (False, True)):
+            report = sagefm.tl.annotate(
+                adata,
+                "truth",
+                use_rep=REP,
+                group_key="patient",
+                scale_by=scale_by or None,
+                with_neighbors=with_neighbors,
+            )
+            settings = {"labels": which, "scale_by": scale_by or "nothing", "with_neighbors": with_neighbors}
             for metric in ("accuracy", "balanced_accuracy", "macro_f1", "majority_accuracy"):
                 yield {**settings, "average": "spots"}, metric, getattr(report, metric)
                 yield {**settings, "average": "patients"}, metric, float(report.per_group[metric].mean())
@@ -93,7 +100,7 @@ def regions(adata: ad.AnnData, result: np.ndarray, environments: Path) -> Iterat
             pooled = sagefm.tl.section_embedding(spots, sample_key="region", use_rep=REP, statistics=statistics)
             first = spots.obs.assign(truth=truth[kept]).drop_duplicates("region").set_index("region").loc[pooled.index]
             units = ad.AnnData(obs=first[["truth", "patient"]], obsm={REP: pooled.to_numpy()})
-            report = sagefm.tl.annotate(units, "truth", use_rep=REP, group_key="patient")
+            report = sagefm.tl.annotate(units, "truth", use_rep=REP, group_key="patient", with_neighbors=False)
             settings = {"scale_by": scale_by or "nothing", "statistics": "+".join(statistics)}
             for metric in ("accuracy", "balanced_accuracy", "macro_f1", "majority_accuracy"):
                 yield settings, metric, getattr(report, metric)

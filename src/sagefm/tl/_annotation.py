@@ -16,7 +16,7 @@ from sklearn.preprocessing import StandardScaler
 
 from sagefm._asked import obs_column
 from sagefm._errors import MissingKeyError
-from sagefm.tl._inputs import embedded, groups, representation, scaled_within
+from sagefm.tl._inputs import embedded, groups, neighborhood_means, representation, scaled_within
 from sagefm.tl._report import AnnotationReport, report_of
 
 N_BLOCKS = 5  # of tissue, to cross-validate by where there are no patients
@@ -30,7 +30,9 @@ def annotate(
     *,
     use_rep: str = "X_sagefm",
     group_key: str | None = None,
+    with_neighbors: bool = True,
     scale_by: str | None = None,
+    neighbors_key: str = "spatial",
     classifier: ClassifierMixin | None = None,
     threshold: float = 0.5,
     key_added: str | None = None,
@@ -38,13 +40,15 @@ def annotate(
 ) -> AnnotationReport:
     """Label the unlabelled spots by a probe trained on the labelled ones.
 
-    The representation is frozen; the probe is a logistic regression on standardised features. Before it labels
-    anything it is cross-validated on the labelled spots, each group left out in turn.
+    The representation is frozen. The probe, a logistic regression on standardised features, sees that of a spot and,
+    beside it, the mean over the spot and its neighbours. Before it labels anything it is cross-validated on the
+    labelled spots, each group left out in turn.
 
     Parameters
     ----------
     adata
-        Spots with a representation in `obsm`. Spots whose row has NaN are neither learnt from nor labelled.
+        Spots with a representation in `obsm`, and a neighbour graph in `obsp` where neighbours are to be seen. Spots
+        whose row has NaN are neither learnt from nor labelled.
     labels_key
         Column of `obs` with the labels; missing (NaN) where a spot is unlabelled.
     use_rep
@@ -52,9 +56,15 @@ def annotate(
     group_key
         Column of `obs` to cross-validate by: the patient where there are several, else the section. None is for one
         section: compact blocks of it are left out, and how well the probe does on other tissue remains unknown.
+    with_neighbors
+        Whether the probe sees the mean over a spot and its neighbours as well; False needs no neighbour graph.
     scale_by
-        Column of `obs` within whose groups features are standardised, over labelled and unlabelled spots. Sections
-        differ in depth and handling, often by more than tissues do: with several, pass the section here.
+        Column of `obs` within whose groups the representation is standardised before anything else, over labelled and
+        unlabelled spots. Sections differ in depth and handling, often by more than tissues do: with principal
+        components of several sections, pass the section here. Latents of a model that was trained on many patients,
+        such as `"human-mini"`, may do better without, as what a section has most of then stays visible.
+    neighbors_key
+        Prefix of the neighbour graph's key in `obsp`.
     classifier
         Any scikit-learn classifier with `predict_proba`, for example one with `class_weight="balanced"` for rare
         classes; by default `LogisticRegression(C=0.01, max_iter=1000)`. Spots of a section are far from independent,
@@ -87,6 +97,7 @@ def annotate(
     >>> import sagefm
     >>> import scanpy as sc
     >>> adata = sagefm.datasets.simulated_tissue(20, 20, n_genes=200, n_sections=3)
+    >>> sagefm.SAGEFM.setup_anndata(adata, sample_key="sample")
     >>> sc.pp.pca(adata, n_comps=10)
     >>> adata.obs.loc[adata.obs["sample"] == "section_2", "annotation"] = None
     >>> report = sagefm.tl.annotate(
@@ -106,11 +117,20 @@ def annotate(
     group = _groups(adata, group_key, known, seed)
     _check(labels[known], group[known], labels_key, group_key)
     values = scaled_within(values, None if scale_by is None else groups(adata, scale_by, "scale_by"))
+    if with_neighbors:
+        values = _beside_neighborhood(adata, values, rows, neighbors_key)
     probe = make_pipeline(StandardScaler(), classifier or LogisticRegression(C=REGULARIZATION, max_iter=1000))
     report = _cross_validated(probe, values[known], labels[known].astype(str), group[known], threshold)
     probability = _predicted(probe, values, labels, known, rows & ~known)
     _write(adata, labels, probability.set_axis(adata.obs_names), threshold, key_added or f"{labels_key}_predicted")
     return report
+
+
+def _beside_neighborhood(adata: AnnData, values: np.ndarray, rows: np.ndarray, neighbors_key: str) -> np.ndarray:
+    """Return `values` with, beside them, their mean over each spot and its embedded neighbours."""
+    around = np.full_like(values, np.nan)
+    around[rows] = neighborhood_means(adata, rows, neighbors_key, instead="with_neighbors=False") @ values[rows]
+    return np.hstack([values, around])
 
 
 def _groups(adata: AnnData, group_key: str | None, known: np.ndarray, seed: int) -> np.ndarray:

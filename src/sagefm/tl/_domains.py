@@ -10,15 +10,12 @@ from typing import Literal, get_args
 import numpy as np
 import pandas as pd
 import scanpy as sc
-import scipy.sparse as sp
 from anndata import AnnData
 from sklearn.decomposition import PCA
 from sklearn.metrics import adjusted_rand_score
 from sklearn.mixture import GaussianMixture
 
-from sagefm._errors import MissingKeyError
-from sagefm._graph import check_graph, neighbor_mean_operator
-from sagefm.tl._inputs import embedded, groups, representation, scaled_within
+from sagefm.tl._inputs import embedded, groups, neighborhood_means, representation, scaled_within
 
 Method = Literal["gmm", "leiden"]
 N_COMPONENTS = 20  # a representation that is wider is reduced to so many principal components
@@ -109,8 +106,8 @@ def domains(
     values = representation(adata, use_rep)
     rows = embedded(values, use_rep)
     values = scaled_within(values, None if scale_by is None else groups(adata, scale_by, "scale_by"))
-    values = _smoothed(adata, values, rows, smooth, sample_key, neighbors_key)
-    values = _reduced(values[rows], seed)
+    values = _smoothed(adata, values[rows], rows, smooth, sample_key, neighbors_key)
+    values = _reduced(values, seed)
     candidates = _candidates(n_domains, len(values))
     stability = _stability(values, candidates, method, seed) if len(candidates) > 1 else None
     n_chosen = candidates[0] if stability is None else _most_stable_peak(stability)
@@ -130,20 +127,11 @@ def _smoothed(
         raise ValueError(f"smooth={rounds} must be a number of rounds, 0 or more.")
     if rounds == 0:
         return values
-    key = f"{neighbors_key}_connectivities"
-    if key not in adata.obsp:
-        raise MissingKeyError(
-            f"obsp has no neighbour graph {key!r} to smooth over (it has {sorted(adata.obsp)}). Build it with squidpy, "
-            "for example `squidpy.gr.spatial_neighbors_grid(adata, n_rings=2)`, or pass smooth=0."
-        )
     sections = None if sample_key is None else groups(adata, sample_key, "sample_key")
-    graph = check_graph(adata.obsp[key], sections, key)
-    with_self = (graph + sp.eye_array(adata.n_obs, format="csr"))[rows][:, rows]
-    mean = neighbor_mean_operator(sp.csr_matrix(with_self))
-    smoothed = values.copy()
+    mean = neighborhood_means(adata, rows, neighbors_key, sections, instead="smooth=0")
     for _ in range(rounds):
-        smoothed[rows] = mean @ smoothed[rows]
-    return smoothed
+        values = mean @ values
+    return values
 
 
 def _reduced(values: np.ndarray, seed: int) -> np.ndarray:

@@ -1,12 +1,14 @@
-"""What the tools read of an AnnData, checked: representations and columns."""
+"""What the tools read of an AnnData, checked: representations, neighbour graphs and columns."""
 
 from __future__ import annotations
 
 import numpy as np
+import scipy.sparse as sp
 from anndata import AnnData
 
 from sagefm._asked import obs_column
 from sagefm._errors import MissingKeyError
+from sagefm._graph import check_graph, neighbor_mean_operator
 
 
 def representation(adata: AnnData, use_rep: str) -> np.ndarray:
@@ -55,3 +57,18 @@ def scaled_within(values: np.ndarray, sections: np.ndarray | None) -> np.ndarray
         deviation = np.nanstd(values[rows], axis=0)
         scaled[rows] = (values[rows] - np.nanmean(values[rows], axis=0)) / np.where(deviation > 0, deviation, 1)
     return scaled
+
+
+def neighborhood_means(
+    adata: AnnData, rows: np.ndarray, neighbors_key: str, sections: np.ndarray | None = None, *, instead: str
+) -> sp.csr_matrix:
+    """Return the operator that takes means over each of `rows` and its neighbours among them, (rows, rows)."""
+    key = f"{neighbors_key}_connectivities"
+    if key not in adata.obsp:
+        raise MissingKeyError(
+            f"obsp has no neighbour graph {key!r} to average over (it has {sorted(adata.obsp)}). Build it with "
+            f"squidpy, for example `squidpy.gr.spatial_neighbors_grid(adata, n_rings=2)`, or pass {instead}."
+        )
+    graph = check_graph(adata.obsp[key], sections, key)
+    with_self = (graph + sp.eye_array(adata.n_obs, format="csr"))[rows][:, rows]
+    return neighbor_mean_operator(sp.csr_matrix(with_self))

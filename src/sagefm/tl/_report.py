@@ -46,6 +46,7 @@ class AnnotationReport:
     >>> import sagefm
     >>> import scanpy as sc
     >>> adata = sagefm.datasets.simulated_tissue(20, 20, n_genes=200)
+    >>> sagefm.SAGEFM.setup_anndata(adata)
     >>> sc.pp.pca(adata, n_comps=10)
     >>> report = sagefm.tl.annotate(adata, "annotation", use_rep="X_pca")
     >>> report.accuracy > report.majority_accuracy
