@@ -99,29 +99,25 @@ def cost(scores: pd.DataFrame) -> pd.DataFrame:
     return table.rename(index=ROWS | BOLD).rename_axis("").reset_index()
 
 
-def annotation(scores: pd.DataFrame) -> pd.DataFrame:
-    """Return one row a method: scores on spots with a determined tissue."""
-    rows = scores[scores["labels"] == "determined"]
+def annotation(scores: pd.DataFrame, dataset: str) -> pd.DataFrame:
+    """Return one row a method: what a probe tells of spots with a determined tissue, as the probe may see them."""
+    rows = scores[scores["dataset"].eq(dataset) & ~scores["labels"].eq("all")]
+    spots = rows[rows["average"] == "spots"]
 
-    def column(metric: str, scale_by: str, average: str) -> pd.Series:
-        kept = rows[(rows["metric"] == metric) & (rows["scale_by"] == scale_by) & (rows["average"] == average)]
-        return kept.groupby("method")["value"].mean().map("{:.3f}".format)
+    def column(scale_by: str, with_neighbors: bool) -> pd.Series:
+        kept = spots[(spots["scale_by"] == scale_by) & (spots["with_neighbors"] == with_neighbors)]
+        return wide(kept, ["accuracy", "balanced_accuracy", "macro_f1"]).agg(" / ".join, axis=1)
 
     table = pd.DataFrame(
         {
-            "accuracy": column("accuracy", "sample", "spots"),
-            "balanced accuracy": column("balanced_accuracy", "sample", "spots"),
-            "macro-F1": column("macro_f1", "sample", "spots"),
-            "accuracy, mean of patients": column("accuracy", "sample", "patients"),
-            "macro-F1, mean of patients": column("macro_f1", "sample", "patients"),
-            "macro-F1, not scaled": column("macro_f1", "nothing", "spots"),
+            "the spot": column("nothing", with_neighbors=False),
+            "the spot, scaled": column("sample", with_neighbors=False),
+            "with its neighbours": column("nothing", with_neighbors=True),
+            "with its neighbours, scaled": column("sample", with_neighbors=True),
         }
     )
-    table.loc["majority"] = {
-        "accuracy": column("majority_accuracy", "sample", "spots").iloc[0],
-        "accuracy, mean of patients": column("majority_accuracy", "sample", "patients").iloc[0],
-    }
-    return labelled(table.join(costs(scores), how="outer"), notes(scores), {"majority": "Commonest tissue"})
+    table.loc["majority", "the spot"] = wide(spots, ["majority_accuracy"]).iloc[0, 0]
+    return labelled(table.join(costs(rows), how="outer"), notes(rows), {"majority": "Commonest tissue"})
 
 
 def regions(scores: pd.DataFrame) -> pd.DataFrame:
@@ -220,7 +216,9 @@ TABLES: dict[str, tuple[str, Callable[[pd.DataFrame], pd.DataFrame]]] = {
     "domains_cortex": ("domains", lambda scores: domains(scores, lambda names: names.isin(CORTEX))),
     "domains_others": ("domains", lambda scores: domains(scores, lambda names: ~names.isin(CORTEX))),
     "cost": ("domains", cost),
-    "annotation": ("annotation", annotation),
+    "annotation_breast": ("annotation", lambda scores: annotation(scores, "breast")),
+    "annotation_cortex": ("annotation", lambda scores: annotation(scores, "cortex")),
+    "annotation_heart": ("annotation", lambda scores: annotation(scores, "heart")),
     "regions": ("regions", regions),
     "mixing_breast": ("mixing", lambda scores: mixing(scores, "breast")),
     "mixing_cortex": ("mixing", lambda scores: mixing(scores, "cortex")),
