@@ -87,3 +87,9 @@ def test_recovery_on_cortex_beats_the_mean_of_the_neighbours(real_section):
     model.train(max_epochs=30, enable_progress_bar=False)
     totals = model.get_masked_recovery().attrs
     assert totals["top500_r"] > totals["top500_r_neighbors"] + 0.05
+
+
+def test_a_fit_to_a_section_held_out_recovers_more_than_the_network(real_section):
+    model = sagefm.SAGEFM.from_pretrained("human-mini", real_section("her2st_andersson2021__F1"))
+    alone, fitted = (model.get_masked_recovery(fit_section=fit).attrs for fit in (False, True))
+    assert fitted["top500_r"] > alone["top500_r"] + 0.01 > alone["top500_r_neighbors"] + 0.05
