@@ -29,7 +29,9 @@ def patients() -> ad.AnnData:
 
 
 def annotate(adata: ad.AnnData, **arguments) -> sagefm.tl.AnnotationReport:
-    return sagefm.tl.annotate(adata, "label", **{"use_rep": "X", "group_key": "patient", "smooth": 0, **arguments})
+    return sagefm.tl.annotate(
+        adata, "label", **{"use_rep": "X", "group_key": "patient", "with_neighbors": False, **arguments}
+    )
 
 
 def test_unlabelled_spots_get_the_label_of_their_tissue(patients):
@@ -67,14 +69,14 @@ def ring(n_spots: int) -> sp.csr_array:
 def test_neighbours_tell_what_noise_hides(patients):
     patients.obsm["X"] += np.random.default_rng(2).normal(scale=2, size=patients.obsm["X"].shape)
     patients.obsp["spatial_connectivities"] = sp.block_diag([ring(30)] * 12, format="csr")
-    alone, smoothed = (annotate(patients, scale_by="patient", smooth=rounds) for rounds in (0, 1))
-    assert smoothed.macro_f1 > alone.macro_f1 + 0.05
+    alone, with_neighbors = (annotate(patients, scale_by="patient", with_neighbors=seen) for seen in (False, True))
+    assert with_neighbors.macro_f1 > alone.macro_f1 + 0.05
 
 
 def test_neighbours_are_a_mean_beside_the_spot_over_those_that_are_embedded(patients):
     patients.obsm["X"][[5, 100]] = np.nan
     patients.obsp["near_connectivities"] = sp.block_diag([ring(90)] * 4, format="csr")
-    seen = annotate(patients, smooth=1, neighbors_key="near")
+    seen = annotate(patients, with_neighbors=True, neighbors_key="near")
     values, around = patients.obsm["X"], sp.block_diag([ring(90)] * 4).toarray() + np.eye(360)
     around = np.stack([np.nanmean(values[row > 0], axis=0) for row in around])
     patients.obsm["X"] = np.hstack([values, around])
@@ -153,8 +155,7 @@ def test_categorical_labels_and_files(patients, tmp_path):
         ({"use_rep": "X_none"}, KeyError, "use_rep='X_none' is not in obsm"),
         ({"group_key": "donor"}, KeyError, "group_key='donor' is not a column of obs"),
         ({"scale_by": "donor"}, KeyError, "scale_by='donor' is not a column of obs"),
-        ({"smooth": 1}, KeyError, "no neighbour graph 'spatial_connectivities'.*smooth=0"),
-        ({"smooth": -1}, ValueError, "smooth=-1 must be a number of rounds"),
+        ({"with_neighbors": True}, KeyError, "no neighbour graph 'spatial_connectivities'.*with_neighbors=False"),
         ({"threshold": 2}, ValueError, "threshold=2 must lie between 0 and 1"),
     ],
 )

@@ -58,7 +58,7 @@ def scored(changes: dict[str, Any], train: ad.AnnData, test: ad.AnnData, seed: i
 
 
 def domain_scores(model: sagefm.SAGEFM, test: ad.AnnData) -> dict[str, float]:
-    """Compare clusters of the latent representation with the annotation; nothing where there is none."""
+    """Compare clusters of the averaged latent representation with the annotation; nothing where there is none."""
     truth = annotation(test) if "annotation" in test.obs else pd.Series(dtype=object)
     if truth.nunique() < 2 or test.obs["sample"].nunique() > 1:
         return {}

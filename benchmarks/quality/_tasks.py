@@ -64,11 +64,16 @@ def annotate(adata: ad.AnnData, result: np.ndarray, environments: Path) -> Itera
     labels = {"determined": annotation(adata), "all": adata.obs["annotation"].astype(object)}
     for which, truth in labels.items():
         adata.obs["truth"] = truth
-        for scale_by, smooth in product(PROTOCOL["annotation"]["scale_by"], PROTOCOL["annotation"]["smooth"]):
+        for scale_by, with_neighbors in product(PROTOCOL["annotation"]["scale_by"], (False, True)):
             report = sagefm.tl.annotate(
-                adata, "truth", use_rep=REP, group_key="patient", scale_by=scale_by or None, smooth=smooth
+                adata,
+                "truth",
+                use_rep=REP,
+                group_key="patient",
+                scale_by=scale_by or None,
+                with_neighbors=with_neighbors,
             )
-            settings = {"labels": which, "scale_by": scale_by or "nothing", "smooth": smooth}
+            settings = {"labels": which, "scale_by": scale_by or "nothing", "with_neighbors": with_neighbors}
             for metric in ("accuracy", "balanced_accuracy", "macro_f1", "majority_accuracy"):
                 yield {**settings, "average": "spots"}, metric, getattr(report, metric)
                 yield {**settings, "average": "patients"}, metric, float(report.per_group[metric].mean())
@@ -95,7 +100,7 @@ def regions(adata: ad.AnnData, result: np.ndarray, environments: Path) -> Iterat
             pooled = sagefm.tl.section_embedding(spots, sample_key="region", use_rep=REP, statistics=statistics)
             first = spots.obs.assign(truth=truth[kept]).drop_duplicates("region").set_index("region").loc[pooled.index]
             units = ad.AnnData(obs=first[["truth", "patient"]], obsm={REP: pooled.to_numpy()})
-            report = sagefm.tl.annotate(units, "truth", use_rep=REP, group_key="patient", smooth=0)
+            report = sagefm.tl.annotate(units, "truth", use_rep=REP, group_key="patient", with_neighbors=False)
             settings = {"scale_by": scale_by or "nothing", "statistics": "+".join(statistics)}
             for metric in ("accuracy", "balanced_accuracy", "macro_f1", "majority_accuracy"):
                 yield settings, metric, getattr(report, metric)

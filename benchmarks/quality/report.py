@@ -72,11 +72,11 @@ def domains(scores: pd.DataFrame, datasets: Callable[[pd.Series], pd.Series]) ->
     table = pd.DataFrame(
         {
             "ARI": column(mixture, "ARI", 0),
-            "ARI, with neighbours": column(mixture, "ARI", 1),
+            "ARI, averaged": column(mixture, "ARI", 1),
             "ARI, subsamples": column(subsampled, "ARI", 0),
-            "ARI, with neighbours, subsamples": column(subsampled, "ARI", 1),
-            "NMI, with neighbours": column(mixture, "NMI", 1),
-            "ARI, with neighbours, Leiden": column(scores[scores["clustering"] == "leiden"], "ARI", 1),
+            "ARI, averaged, subsamples": column(subsampled, "ARI", 1),
+            "NMI, averaged": column(mixture, "NMI", 1),
+            "ARI, averaged, Leiden": column(scores[scores["clustering"] == "leiden"], "ARI", 1),
         }
     )
     return labelled(table.join(costs(scores), how="outer"), notes(scores))
@@ -104,16 +104,16 @@ def annotation(scores: pd.DataFrame, dataset: str) -> pd.DataFrame:
     rows = scores[scores["dataset"].eq(dataset) & ~scores["labels"].eq("all")]
     spots = rows[rows["average"] == "spots"]
 
-    def column(scale_by: str, smooth: int) -> pd.Series:
-        kept = spots[(spots["scale_by"] == scale_by) & (spots["smooth"] == smooth)]
+    def column(scale_by: str, with_neighbors: bool) -> pd.Series:
+        kept = spots[(spots["scale_by"] == scale_by) & (spots["with_neighbors"] == with_neighbors)]
         return wide(kept, ["accuracy", "balanced_accuracy", "macro_f1"]).agg(" / ".join, axis=1)
 
     table = pd.DataFrame(
         {
-            "the spot": column("nothing", smooth=0),
-            "the spot, scaled": column("sample", smooth=0),
-            "with its neighbours": column("nothing", smooth=1),
-            "with its neighbours, scaled": column("sample", smooth=1),
+            "the spot": column("nothing", with_neighbors=False),
+            "the spot, scaled": column("sample", with_neighbors=False),
+            "with its neighbours": column("nothing", with_neighbors=True),
+            "with its neighbours, scaled": column("sample", with_neighbors=True),
         }
     )
     table.loc["majority", "the spot"] = wide(spots, ["majority_accuracy"]).iloc[0, 0]
@@ -238,7 +238,7 @@ def draw_domains(scores: pd.DataFrame, path: Path) -> None:
     kept = scores[scores["dataset"].isin(CORTEX) & (scores["metric"] == "ARI") & (scores["clustering"] != "leiden")]
     order = kept.groupby(["method", "smooth"])["value"].mean().groupby("method").max().sort_values().index
     _, ax = plt.subplots(figsize=(7, 0.35 * len(order) + 1))
-    for smooth, color, name in ((0, "#0072B2", "as given"), (1, "#D55E00", "with the mean over the neighbours")):
+    for smooth, color, name in ((0, "#0072B2", "as given"), (1, "#D55E00", "averaged over the neighbours")):
         rows = kept[kept["smooth"] == smooth]
         place = rows["method"].map({method: number for number, method in enumerate(order)}) + 0.15 - 0.3 * smooth
         ax.scatter(rows["value"], place, s=12, color=color, alpha=0.6, linewidths=0, label=name)

@@ -40,9 +40,9 @@ MIN_SCORED = 50  # spots that a correlation rests on
 ALL_SPOTS = "all"
 TRAINED, ZERO_SHOT = "SAGEFM", f"{WEIGHTS}, zero-shot"
 
-SMOOTH_LATENT, SMOOTH_PCA = "SAGEFM latent, with neighbourhood", "PCA of the smoothed counts"
-SMOOTH_ZERO_SHOT = f"{ZERO_SHOT}, with neighbourhood"
-# What each is clustered by, and how often the means beside it are taken.
+SMOOTH_LATENT, SMOOTH_PCA = "SAGEFM latent, neighbourhood mean", "PCA of the smoothed counts"
+SMOOTH_ZERO_SHOT = f"{ZERO_SHOT}, neighbourhood mean"
+# What each is clustered by, and how often that is smoothed.
 CLUSTERED_BY = {SMOOTH_LATENT: ("latent", 1), SMOOTH_ZERO_SHOT: ("zero_shot", 1), SMOOTH_PCA: ("smooth_pca", 0)}
 
 

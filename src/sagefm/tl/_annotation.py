@@ -16,7 +16,7 @@ from sklearn.preprocessing import StandardScaler
 
 from sagefm._asked import obs_column
 from sagefm._errors import MissingKeyError
-from sagefm.tl._inputs import embedded, groups, representation, scaled_within, with_smoothed
+from sagefm.tl._inputs import embedded, groups, neighborhood_means, representation, scaled_within
 from sagefm.tl._report import AnnotationReport, report_of
 
 N_BLOCKS = 5  # of tissue, to cross-validate by where there are no patients
@@ -30,7 +30,7 @@ def annotate(
     *,
     use_rep: str = "X_sagefm",
     group_key: str | None = None,
-    smooth: int = 1,
+    with_neighbors: bool = True,
     scale_by: str | None = None,
     neighbors_key: str = "spatial",
     classifier: ClassifierMixin | None = None,
@@ -47,8 +47,8 @@ def annotate(
     Parameters
     ----------
     adata
-        Spots with a representation in `obsm`, and a neighbour graph in `obsp` unless `smooth` is 0. Spots whose row has
-        NaN are neither learnt from nor labelled.
+        Spots with a representation in `obsm`, and a neighbour graph in `obsp` where neighbours are to be seen. Spots
+        whose row has NaN are neither learnt from nor labelled.
     labels_key
         Column of `obs` with the labels; missing (NaN) where a spot is unlabelled.
     use_rep
@@ -56,9 +56,8 @@ def annotate(
     group_key
         Column of `obs` to cross-validate by: the patient where there are several, else the section. None is for one
         section: compact blocks of it are left out, and how well the probe does on other tissue remains unknown.
-    smooth
-        How many times in succession the mean over a spot and its neighbours is taken. The probe sees the result beside
-        the representation of the spot itself; 0 leaves it out, and needs no neighbour graph.
+    with_neighbors
+        Whether the probe sees the mean over a spot and its neighbours as well; False needs no neighbour graph.
     scale_by
         Column of `obs` within whose groups the representation is standardised before anything else, over labelled and
         unlabelled spots. Sections differ in depth and handling, often by more than tissues do: with principal
@@ -90,8 +89,8 @@ def annotate(
     KeyError
         If a key is not there; the message lists those that are.
     ValueError
-        If there are fewer than two classes outside some group, or fewer than two groups, or `smooth` or `threshold` is
-        out of range.
+        If there are fewer than two classes outside some group, or fewer than two groups, or `threshold` is not between
+        0 and 1.
 
     Examples
     --------
@@ -118,12 +117,20 @@ def annotate(
     group = _groups(adata, group_key, known, seed)
     _check(labels[known], group[known], labels_key, group_key)
     values = scaled_within(values, None if scale_by is None else groups(adata, scale_by, "scale_by"))
-    values = with_smoothed(adata, values, rows, smooth, neighbors_key)
+    if with_neighbors:
+        values = _beside_neighborhood(adata, values, rows, neighbors_key)
     probe = make_pipeline(StandardScaler(), classifier or LogisticRegression(C=REGULARIZATION, max_iter=1000))
     report = _cross_validated(probe, values[known], labels[known].astype(str), group[known], threshold)
     probability = _predicted(probe, values, labels, known, rows & ~known)
     _write(adata, labels, probability.set_axis(adata.obs_names), threshold, key_added or f"{labels_key}_predicted")
     return report
+
+
+def _beside_neighborhood(adata: AnnData, values: np.ndarray, rows: np.ndarray, neighbors_key: str) -> np.ndarray:
+    """Return `values` with, beside them, their mean over each spot and its embedded neighbours."""
+    around = np.full_like(values, np.nan)
+    around[rows] = neighborhood_means(adata, rows, neighbors_key, instead="with_neighbors=False") @ values[rows]
+    return np.hstack([values, around])
 
 
 def _groups(adata: AnnData, group_key: str | None, known: np.ndarray, seed: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Spatial domains: clusters of spots by any representation, and by its means over the neighbour graph."""
+"""Spatial domains: clusters of spots by any representation, smoothed over the neighbour graph."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sklearn.decomposition import PCA
 from sklearn.metrics import adjusted_rand_score
 from sklearn.mixture import GaussianMixture
 
-from sagefm.tl._inputs import embedded, groups, representation, scaled_within, with_smoothed
+from sagefm.tl._inputs import embedded, groups, neighborhood_means, representation, scaled_within
 
 Method = Literal["gmm", "leiden"]
 N_COMPONENTS = 20  # a representation that is wider is reduced to so many principal components
@@ -40,9 +40,9 @@ def domains(
 ) -> None:
     """Cluster spots into spatial domains.
 
-    The representation of each spot and, beside it, its mean over the spot and its neighbours are reduced to 20
-    principal components where they are wider, and clustered. All sections of `adata` are clustered together, so a
-    domain has the same name in each of them; the neighbour graph joins spots of one section only, so means stay in it.
+    The representation is averaged over each spot and its neighbours, `smooth` times, reduced to 20 principal
+    components where it is wider, and clustered. All sections of `adata` are clustered together, so a domain has the
+    same name in each of them; the neighbour graph joins spots of one section only, so smoothing stays within it.
 
     Parameters
     ----------
@@ -60,8 +60,9 @@ def domains(
         `"gmm"`: a Gaussian mixture whose components share one covariance, the likeliest of five starts. `"leiden"`:
         Leiden on the graph of the 15 nearest in the representation, at the resolution that gives `n_domains`.
     smooth
-        How many times in succession the mean over a spot and its neighbours is taken. The result is clustered beside
-        the representation of the spot itself; 0 leaves it out, and suits domains about as narrow as the neighbourhood.
+        How many times each spot's representation is replaced by the mean over the spot and its neighbours. 1 suits
+        domains many spots wide, as in cortex and heart; 0 those about as narrow as the neighbourhood, as in patchy
+        tumours and thin layers on coarse arrays.
     sample_key
         Column of `obs` that tells sections apart. Only checked: an edge between sections is an error.
     scale_by
@@ -105,9 +106,8 @@ def domains(
     values = representation(adata, use_rep)
     rows = embedded(values, use_rep)
     values = scaled_within(values, None if scale_by is None else groups(adata, scale_by, "scale_by"))
-    sections = None if sample_key is None else groups(adata, sample_key, "sample_key")
-    values = with_smoothed(adata, values, rows, smooth, neighbors_key, sections)
-    values = _reduced(values[rows], seed)
+    values = _smoothed(adata, values[rows], rows, smooth, sample_key, neighbors_key)
+    values = _reduced(values, seed)
     candidates = _candidates(n_domains, len(values))
     stability = _stability(values, candidates, method, seed) if len(candidates) > 1 else None
     n_chosen = candidates[0] if stability is None else _most_stable_peak(stability)
@@ -117,6 +117,21 @@ def domains(
         | {name: value for name, value in keys.items() if value is not None},
         **({} if stability is None else {"stability": stability}),
     }
+
+
+def _smoothed(
+    adata: AnnData, values: np.ndarray, rows: np.ndarray, rounds: int, sample_key: str | None, neighbors_key: str
+) -> np.ndarray:
+    """Average over each spot and its embedded neighbours, `rounds` times."""
+    if rounds < 0:
+        raise ValueError(f"smooth={rounds} must be a number of rounds, 0 or more.")
+    if rounds == 0:
+        return values
+    sections = None if sample_key is None else groups(adata, sample_key, "sample_key")
+    mean = neighborhood_means(adata, rows, neighbors_key, sections, instead="smooth=0")
+    for _ in range(rounds):
+        values = mean @ values
+    return values
 
 
 def _reduced(values: np.ndarray, seed: int) -> np.ndarray:

@@ -59,31 +59,16 @@ def scaled_within(values: np.ndarray, sections: np.ndarray | None) -> np.ndarray
     return scaled
 
 
-def with_smoothed(
-    adata: AnnData,
-    values: np.ndarray,
-    rows: np.ndarray,
-    rounds: int,
-    neighbors_key: str,
-    sections: np.ndarray | None = None,
-) -> np.ndarray:
-    """Return `values` and, beside them, their means over each spot and its neighbours, taken `rounds` times.
-
-    Spots that are not embedded, outside `rows`, have no part in the means.
-    """
-    if rounds < 0:
-        raise ValueError(f"smooth={rounds} must be a number of rounds, 0 or more.")
-    if rounds == 0:
-        return values
+def neighborhood_means(
+    adata: AnnData, rows: np.ndarray, neighbors_key: str, sections: np.ndarray | None = None, *, instead: str
+) -> sp.csr_matrix:
+    """Return the operator that takes means over each of `rows` and its neighbours among them, (rows, rows)."""
     key = f"{neighbors_key}_connectivities"
     if key not in adata.obsp:
         raise MissingKeyError(
-            f"obsp has no neighbour graph {key!r} to smooth over (it has {sorted(adata.obsp)}). Build it with squidpy, "
-            "for example `squidpy.gr.spatial_neighbors_grid(adata, n_rings=2)`, or pass smooth=0."
+            f"obsp has no neighbour graph {key!r} to average over (it has {sorted(adata.obsp)}). Build it with "
+            f"squidpy, for example `squidpy.gr.spatial_neighbors_grid(adata, n_rings=2)`, or pass {instead}."
         )
     graph = check_graph(adata.obsp[key], sections, key)
-    mean = neighbor_mean_operator(sp.csr_matrix((graph + sp.eye_array(adata.n_obs, format="csr"))[rows][:, rows]))
-    around = values.copy()
-    for _ in range(rounds):
-        around[rows] = mean @ around[rows]
-    return np.hstack([values, around])
+    with_self = (graph + sp.eye_array(adata.n_obs, format="csr"))[rows][:, rows]
+    return neighbor_mean_operator(sp.csr_matrix(with_self))
