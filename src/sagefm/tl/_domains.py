@@ -122,7 +122,10 @@ def domains(
 def _smoothed(
     adata: AnnData, values: np.ndarray, rows: np.ndarray, rounds: int, sample_key: str | None, neighbors_key: str
 ) -> np.ndarray:
-    """Average over each spot and its embedded neighbours, `rounds` times."""
+    """Average over each spot and its embedded neighbours, `rounds` times.
+
+    The means stand alone: with the spot's own numbers beside them, rare spots become domains of their own.
+    """
     if rounds < 0:
         raise ValueError(f"smooth={rounds} must be a number of rounds, 0 or more.")
     if rounds == 0:
