@@ -177,7 +177,7 @@ def _log_normalized(adata: AnnData, layer: str | None, depth: float) -> sp.csr_m
 def _smooth_pca(adata: AnnData, logged: sp.csr_matrix) -> np.ndarray:
     """Return principal components of the mean over each spot and its neighbours, (spots, components)."""
     graph = check_graph(adata.obsp[GRAPH_KEY], None, GRAPH_KEY)
-    mean = neighbor_mean_operator(sp.csr_matrix(graph + sp.eye_array(adata.n_obs)))
+    mean = neighbor_mean_operator(graph, with_self=True)
     n_components = min(N_COMPONENTS, adata.n_obs - 1, adata.n_vars - 1)
     return PCA(n_components, svd_solver="arpack", random_state=0).fit_transform(sp.csr_matrix(mean @ logged))
 

@@ -170,8 +170,12 @@ def _refuse_edges_between_sections(graph: sp.csr_matrix, sections: np.ndarray, k
         )
 
 
-def neighbor_mean_operator(graph: sp.csr_matrix) -> sp.csr_matrix:
-    """Return the row-stochastic matrix that takes the mean over each spot's neighbours; an isolated spot's row is 0."""
+def neighbor_mean_operator(graph: sp.csr_matrix, *, with_self: bool = False) -> sp.csr_matrix:
+    """Return the row-stochastic matrix that takes the mean over each spot's neighbours, and itself if asked.
+
+    Without itself, an isolated spot's row is 0.
+    """
+    graph = sp.csr_matrix(graph + sp.eye_array(graph.shape[0])) if with_self else graph
     n_neighbors = np.diff(graph.indptr)
     means = graph.astype(np.float32)
     means.data = np.repeat(1 / np.maximum(n_neighbors, 1), n_neighbors).astype(np.float32)

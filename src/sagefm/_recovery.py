@@ -32,7 +32,7 @@ class RecoveryMixin(BaseModelClass):
         mask_fraction: float = 0.3,
         n_masks: int = 1,
         fit_section: bool = True,
-        seed: int = 0,
+        seed: int | Sequence[int] = 0,
         indices: Sequence[int] | np.ndarray | None = None,
         batch_size: int | None = None,
     ) -> pd.DataFrame:
@@ -58,7 +58,7 @@ class RecoveryMixin(BaseModelClass):
         fit_section
             As in :meth:`impute_masked`; False scores what the network alone has learnt.
         seed
-            Seed of the masks.
+            Seed of the masks, one number or several.
         indices
             Spots to score, as positions or as a boolean array; all by default. `model.validation_indices` are spots
             that the model was not trained on.

@@ -16,7 +16,7 @@ from sklearn.preprocessing import StandardScaler
 
 from sagefm._asked import obs_column
 from sagefm._errors import MissingKeyError
-from sagefm.tl._inputs import embedded, groups, neighborhood_means, representation, scaled_within
+from sagefm.tl._inputs import embedded, groups, neighborhood_mean_operator, representation, scaled_within
 from sagefm.tl._report import AnnotationReport, report_of
 
 N_BLOCKS = 5  # of tissue, to cross-validate by where there are no patients
@@ -129,7 +129,7 @@ def annotate(
 def _beside_neighborhood(adata: AnnData, values: np.ndarray, rows: np.ndarray, neighbors_key: str) -> np.ndarray:
     """Return `values` with, beside them, their mean over each spot and its embedded neighbours."""
     around = np.full_like(values, np.nan)
-    around[rows] = neighborhood_means(adata, rows, neighbors_key, instead="with_neighbors=False") @ values[rows]
+    around[rows] = neighborhood_mean_operator(adata, rows, neighbors_key, instead="with_neighbors=False") @ values[rows]
     return np.hstack([values, around])
 
 

@@ -15,7 +15,7 @@ from sklearn.decomposition import PCA
 from sklearn.metrics import adjusted_rand_score
 from sklearn.mixture import GaussianMixture
 
-from sagefm.tl._inputs import embedded, groups, neighborhood_means, representation, scaled_within
+from sagefm.tl._inputs import embedded, groups, neighborhood_mean_operator, representation, scaled_within
 
 Method = Literal["gmm", "leiden"]
 N_COMPONENTS = 20  # a representation that is wider is reduced to so many principal components
@@ -131,7 +131,7 @@ def _smoothed(
     if rounds == 0:
         return values
     sections = None if sample_key is None else groups(adata, sample_key, "sample_key")
-    mean = neighborhood_means(adata, rows, neighbors_key, sections, instead="smooth=0")
+    mean = neighborhood_mean_operator(adata, rows, neighbors_key, sections, instead="smooth=0")
     for _ in range(rounds):
         values = mean @ values
     return values

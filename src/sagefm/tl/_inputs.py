@@ -59,7 +59,7 @@ def scaled_within(values: np.ndarray, sections: np.ndarray | None) -> np.ndarray
     return scaled
 
 
-def neighborhood_means(
+def neighborhood_mean_operator(
     adata: AnnData, rows: np.ndarray, neighbors_key: str, sections: np.ndarray | None = None, *, instead: str
 ) -> sp.csr_matrix:
     """Return the operator that takes means over each of `rows` and its neighbours among them, (rows, rows)."""
@@ -70,5 +70,4 @@ def neighborhood_means(
             f"squidpy, for example `squidpy.gr.spatial_neighbors_grid(adata, n_rings=2)`, or pass {instead}."
         )
     graph = check_graph(adata.obsp[key], sections, key)
-    with_self = (graph + sp.eye_array(adata.n_obs, format="csr"))[rows][:, rows]
-    return neighbor_mean_operator(sp.csr_matrix(with_self))
+    return neighbor_mean_operator(graph[rows][:, rows], with_self=True)
