@@ -24,11 +24,12 @@ coverage: $(VENV)/.installed-test ## run the tests; fail where they reach less t
 	@echo "==> pytest --cov"
 	@$(BIN)/pytest --cov $(PYTEST_FLAGS)
 
-lint: $(VENV)/.installed-dev ## check style and types
-	@echo "==> ruff and mypy"
+lint: $(VENV)/.installed-dev ## check style, types and the direction of imports
+	@echo "==> ruff, mypy and import-linter"
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy
+	@$(BIN)/lint-imports
 
 docs: $(VENV)/.installed-docs ## build the documentation, tutorials included, in docs/_build/html
 	@echo "==> sphinx-build"

@@ -7,7 +7,7 @@ import psutil
 
 
 class PeakMemory:
-    """Highest resident memory of this process while the context is open, sampled every 5 ms."""
+    """Record the peak resident memory of this process within a `with` block, sampled every 5 ms."""
 
     def __enter__(self) -> "PeakMemory":
         self._process, self._open = psutil.Process(), True
@@ -22,7 +22,7 @@ class PeakMemory:
 
     @property
     def extra(self) -> int:
-        """Bytes beyond what the process held when the context was entered."""
+        """Peak memory in bytes, beyond the memory in use when the block was entered."""
         return self.peak - self.before
 
     def _watch(self) -> None:

@@ -1,4 +1,4 @@
-"""Where the benchmark sections are."""
+"""Location of the benchmark sections."""
 
 import os
 from pathlib import Path
@@ -9,5 +9,5 @@ FOLDER = Path(os.environ.get("SAGEFM_DATA", Path(__file__).parents[2] / "shared"
 
 
 def section(name: str) -> ad.AnnData:
-    """Read one section by its file name without ending."""
+    """Read one section by its file name, given without extension."""
     return ad.read_h5ad(FOLDER / f"{name}.h5ad")

@@ -1,4 +1,4 @@
-"""Peak memory of embedding a section of 3,000 spots and 36,601 genes, beyond the process with the section loaded.
+"""Peak memory of embedding a section of 3,000 spots and 36,601 genes, beyond that of the loaded section.
 
 python benchmarks/memory.py
 """
@@ -18,7 +18,7 @@ N_SPOTS, N_GENES, DENSITY = 3_000, 36_601, 0.1
 
 
 def whole_transcriptome_section() -> ad.AnnData:
-    """Random counts on a hexagonal lattice: memory does not depend on what the counts are."""
+    """Return random counts on a hexagonal lattice; memory does not depend on the values of the counts."""
     tissue = sagefm.datasets.simulated_tissue(75, 60, n_genes=200)
     tissue = tissue[:N_SPOTS]
     rng = np.random.default_rng(0)

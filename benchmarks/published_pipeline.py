@@ -1,8 +1,8 @@
-"""The published pipeline, written plainly with PyTorch Geometric, beside sagefm: same weights, same section.
+"""Compare sagefm with the published pipeline, written plainly with PyTorch Geometric: same weights, same section.
 
-The published pipeline copies each spot's neighbourhood (itself and its 14 nearest) into a graph of its own, writes the
-graphs to disk, runs batches of 64 of them through graph convolutions, decodes every node and keeps every 15th row.
-Each side runs in a process of its own, one after the other, with the same number of threads.
+The published pipeline copies the neighbourhood of each spot (the spot and its 14 nearest) into a separate graph, writes
+the graphs to disk, passes them through graph convolutions in batches of 64, decodes every node and keeps every 15th
+row. Each side runs in its own process, one after the other, with the same number of threads.
 
     python benchmarks/published_pipeline.py [SECTION ...] [--gene-names FILE.npy] [--threads 2]
 """
@@ -36,7 +36,7 @@ GENE_NAMES = FOLDER.parent / "reference" / "Matched_Gene_Names.npy"
 
 
 class Published(nn.Module):
-    """Five graph convolutions and a linear decoder, as the paper describes them (arXiv:2601.15504)."""
+    """Five graph convolutions and a linear decoder, as described in the paper (arXiv:2601.15504)."""
 
     def __init__(self, n_genes: int) -> None:
         super().__init__()
@@ -51,17 +51,17 @@ class Published(nn.Module):
         return x, self.fc_gene(x).relu()
 
 
-# What both sides start from ------------------------------------------------------------------------------------------
+# Shared inputs --------------------------------------------------------------------------------------------------------
 
 
 def write_checkpoint(path: Path, n_genes: int) -> None:
-    """Write random weights as the published file would hold them."""
+    """Write random weights in the format of the published file."""
     torch.manual_seed(0)
     torch.save({"model_state_dict": Published(n_genes).state_dict(), "hidden_channels": list(WIDTHS)}, path)
 
 
 def read_section(name: str, genes: np.ndarray) -> tuple[sp.csr_matrix, np.ndarray, np.ndarray]:
-    """Return log counts in the order of `genes`, the neighbourhoods (n, 15), and a mask (n, genes)."""
+    """Return log counts with genes in the order of `genes`, the neighbourhoods, (n, 15), and a mask, (n, genes)."""
     from sklearn.neighbors import NearestNeighbors
 
     adata = section(name)
@@ -74,11 +74,11 @@ def read_section(name: str, genes: np.ndarray) -> tuple[sp.csr_matrix, np.ndarra
     return sp.csr_matrix(adata.X @ place, dtype=np.float32).log1p(), nodes, mask & (columns >= 0)
 
 
-# The published way ---------------------------------------------------------------------------------------------------
+# Published pipeline ---------------------------------------------------------------------------------------------------
 
 
 def published(checkpoint: Path, name: str, genes: np.ndarray, folder: Path) -> dict[str, float]:
-    """Build and write the graphs, embed and predict, masked and unmasked, and train some steps."""
+    """Build and write the graphs, embed and predict with and without masking, and train for some steps."""
     logged, nodes, mask = read_section(name, genes)
     model = Published(len(genes))
     model.load_state_dict(torch.load(checkpoint, weights_only=True)["model_state_dict"])
@@ -129,7 +129,7 @@ def published(checkpoint: Path, name: str, genes: np.ndarray, folder: Path) -> d
     return numbers
 
 
-# Our way -------------------------------------------------------------------------------------------------------------
+# sagefm ---------------------------------------------------------------------------------------------------------------
 
 
 def ours(checkpoint: Path, name: str, genes: np.ndarray, folder: Path) -> dict[str, float]:
@@ -144,7 +144,7 @@ def ours(checkpoint: Path, name: str, genes: np.ndarray, folder: Path) -> dict[s
     graph = sp.csr_matrix(
         (np.ones(nodes[:, 1:].size, np.float32), nodes[:, 1:].ravel(), np.arange(len(nodes) + 1) * (K - 1))
     )
-    adata.obsp["spatial_knn14_connectivities"] = graph  # the same ties in the distances, broken the same way
+    adata.obsp["spatial_knn14_connectivities"] = graph  # so that ties in distance are broken in the same way
     model = sagefm.SAGEFM.from_reference_checkpoint(checkpoint, genes, adata)
     model.get_latent_representation(indices=[0])
     numbers: dict[str, float] = {}
@@ -167,9 +167,9 @@ def half_precision(model: Any) -> np.ndarray:
 
 
 def predictions(model: Any, genes: np.ndarray, everything: np.ndarray, mask: np.ndarray) -> list[np.ndarray]:
-    """Return predictions of unmasked spots, and latent representation and predictions of masked ones."""
-    from sagefm._imputation import model_mask
-    from sagefm._inference import OnePass
+    """Return predictions for unmasked spots, and latent representations and predictions for masked spots."""
+    from sagefm.model import model_mask
+    from sagefm.module import OnePass
 
     spots = model._spots_of(None)
     rows, one_pass = np.arange(spots.n_obs), OnePass(model.module, spots)
@@ -181,16 +181,16 @@ def predictions(model: Any, genes: np.ndarray, everything: np.ndarray, mask: np.
 
 @torch.inference_mode()
 def decoded(model: Any, latent: Tensor) -> np.ndarray:
-    """Return predictions of every gene."""
-    from sagefm._units import Units
+    """Return predictions of all genes."""
+    from sagefm.data import Units
 
     return model.module.decode(latent, Units()).numpy()
 
 
 def training_step(model: Any) -> float:
-    """Return the seconds of one training step, its share of the loader included."""
-    from sagefm._splitting import SectionSplitter
-    from sagefm._training import MaskedCenterPlan
+    """Return the seconds per training step, including data loading."""
+    from sagefm.data import SectionSplitter
+    from sagefm.module import MaskedCenterPlan
 
     splitter = SectionSplitter(model._spots_of(None), batch_size=BATCH)
     splitter.setup()
@@ -208,34 +208,34 @@ def training_step(model: Any) -> float:
 
 
 def matrix_work(n_spots: int, n_genes: int) -> float:
-    """Return the floating-point operations that the matrix products of an embedding need."""
+    """Return the number of floating-point operations in the matrix products of an embedding."""
     widths = (n_genes, *WIDTHS)
     return 2.0 * n_spots * sum(a * b for a, b in zip(widths, widths[1:], strict=False))
 
 
 def matrix_rate(n_genes: int) -> float:
-    """Return this machine's dense float32 rate, in operations a second, on matrices of the first layer's shape."""
+    """Return the dense float32 rate of this machine, in operations per second, for the shapes of the first layer."""
     a, b = torch.rand(512, n_genes), torch.rand(n_genes, WIDTHS[0])
     return 2.0 * a.shape[0] * a.shape[1] * b.shape[1] / min(timed(lambda: a @ b)[0] for _ in range(8))
 
 
-# Measuring -----------------------------------------------------------------------------------------------------------
+# Measurement ----------------------------------------------------------------------------------------------------------
 
 
 def timed(call: Callable[[], Any]) -> tuple[float, Any]:
-    """Return the seconds that a call takes, and its result."""
+    """Return the duration of a call in seconds, and its result."""
     start = time.perf_counter()
     result = call()
     return time.perf_counter() - start, result
 
 
 def save(path: Path, latent: np.ndarray, predicted: np.ndarray, latent_masked: np.ndarray, masked: np.ndarray) -> None:
-    """Keep results for the comparison."""
+    """Save the results for the comparison."""
     np.savez(path, latent=latent, predicted=predicted, latent_masked=latent_masked, predicted_masked=masked)
 
 
 def relative_difference(a: np.ndarray, b: np.ndarray) -> float:
-    """Return the largest difference over the largest value."""
+    """Return the largest absolute difference, divided by the largest absolute value."""
     return float(np.abs(a - b).max() / np.abs(b).max())
 
 

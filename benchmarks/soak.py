@@ -2,7 +2,7 @@
 
 python benchmarks/soak.py [--cycles 50] [--section NAME]
 
-A cycle loads shared weights, embeds, imputes, perturbs and saves.
+Each cycle loads shared weights, embeds, imputes, perturbs and saves.
 """
 
 import argparse
@@ -17,16 +17,16 @@ from _sections import section
 
 import sagefm
 
-TO_SETTLE = 3  # cycles: allocators, caches and lazy imports come first
+TO_SETTLE = 3  # warm-up cycles, for allocators, caches and lazy imports
 
 
 def tissue(name: str | None) -> ad.AnnData:
-    """A real section, or a simulated one."""
+    """Return the named section, or a simulated one if no name is given."""
     return section(name) if name else sagefm.datasets.simulated_tissue(30, 30, n_genes=500)
 
 
 def cycle(weights: Path, adata: ad.AnnData, folder: Path) -> list[np.ndarray]:
-    """Load, embed, impute, perturb, save; return the results."""
+    """Load, embed, impute, perturb and save; return the results."""
     model = sagefm.SAGEFM.from_pretrained(weights, adata)
     genes = list(model.genes[:4])
     mask = np.random.default_rng(0).random(adata.shape) < 0.1
@@ -38,18 +38,18 @@ def cycle(weights: Path, adata: ad.AnnData, folder: Path) -> list[np.ndarray]:
     ]
     model.save_pretrained(folder / "weights", overwrite=True)
     model.save(folder / "scvi", overwrite=True)
-    model.deregister_manager(adata)  # scvi-tools would keep the section as long as the process lives
+    model.deregister_manager(adata)  # otherwise scvi-tools keeps the section until the process ends
     return results
 
 
 def resident() -> float:
-    """Resident memory of this process in MiB."""
+    """Return the resident memory of this process in MiB."""
     gc.collect()
     return psutil.Process().memory_info().rss / 2**20
 
 
 def trained(adata: ad.AnnData) -> sagefm.SAGEFM:
-    """A model to share."""
+    """Train the model whose weights are shared."""
     sagefm.SAGEFM.setup_anndata(adata)
     model = sagefm.SAGEFM(adata)
     model.train(max_epochs=2, enable_progress_bar=False)
@@ -57,7 +57,7 @@ def trained(adata: ad.AnnData) -> sagefm.SAGEFM:
 
 
 def main(n_cycles: int, name: str | None) -> None:
-    """Print memory after each cycle, its slope, and whether results were the same."""
+    """Print the memory after each cycle, its slope, and whether the results stayed the same."""
     memory: list[float] = []
     first: list[np.ndarray] = []
     with tempfile.TemporaryDirectory() as folder:
@@ -83,6 +83,6 @@ def main(n_cycles: int, name: str | None) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cycles", type=int, default=50)
-    parser.add_argument("--section", help="name of a section in SAGEFM_DATA; simulated by default")
+    parser.add_argument("--section", help="name of a section in SAGEFM_DATA (default: a simulated section)")
     arguments = parser.parse_args()
     main(arguments.cycles, arguments.section)

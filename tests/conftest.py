@@ -1,7 +1,7 @@
 """Data that many tests share: a small simulated tissue, a model trained on it, and real sections where at hand."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import anndata as ad
@@ -10,7 +10,8 @@ import pytest
 import scvi
 
 import sagefm
-from sagefm._data import Spots, normalization_of
+from sagefm._logging import logger
+from sagefm.data import Spots, normalization_of, registered_spots
 
 ROOT = Path(__file__).parents[1]
 
@@ -44,11 +45,11 @@ def spots_of() -> Callable[..., Spots]:
     """Take the spots of an AnnData that was set up; or of another one, as a model of `like` would take them."""
 
     def take(
-        adata: ad.AnnData, hidden: np.ndarray | None = None, method: str = "size", like: ad.AnnData | None = None
+        adata: ad.AnnData, masked: np.ndarray | None = None, method: str = "size", like: ad.AnnData | None = None
     ) -> Spots:
         manager = sagefm.SAGEFM(adata if like is None else like, n_hidden=2, n_latent=2).adata_manager
         normalization = normalization_of(manager.registry, method)
-        return Spots(manager if like is None else manager.transfer_fields(adata), normalization, hidden)
+        return registered_spots(manager if like is None else manager.transfer_fields(adata), normalization, masked)
 
     return take
 
@@ -64,3 +65,11 @@ def real_section() -> Callable[[str], ad.AnnData]:
         return ad.read_h5ad(folder / f"{name}.h5ad")
 
     return read
+
+
+@pytest.fixture
+def caplog(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
+    """The fixture of pytest, which listens at the root logger, put to ours, which does not propagate."""
+    logger.addHandler(caplog.handler)
+    yield caplog
+    logger.removeHandler(caplog.handler)

@@ -17,7 +17,7 @@ import squidpy as sq
 import torch
 
 import sagefm
-from sagefm._card import CARD, packaged_weights, read_card
+from sagefm.weights import CARD, packaged_weights, read_card
 
 ROOT = Path(__file__).parents[1]
 PAGES = {page.relative_to(ROOT).as_posix(): page.read_text() for page in ROOT.glob("docs/*.md")}

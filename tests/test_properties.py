@@ -11,9 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import sagefm
-from sagefm._module import Encoder
-from sagefm._normalization import Normalization
-from sagefm._units import _PRIOR_SPOTS, _SCALE_FLOOR
+from sagefm.data import Normalization
+from sagefm.data._units import _PRIOR_SPOTS, _SCALE_FLOOR
+from sagefm.module import Encoder
 
 GRAPH = "spatial_connectivities"
 SEEDS = st.integers(0, 2**32 - 1)

@@ -1,4 +1,4 @@
-"""Random pairs matched to given ones in mean and standard deviation, and how well a score tells them apart."""
+"""Random pairs matched to given pairs in mean and standard deviation, and how well a score separates the two."""
 
 import numpy as np
 import pandas as pd
@@ -6,11 +6,11 @@ from scipy.stats import rankdata
 from sklearn.metrics import roc_auc_score
 
 from sagefm import SAGEFM
-from sagefm._controls import ControlPool
+from sagefm.model.perturbation import ControlPool
 
 
 def matched_random(model: SAGEFM, pairs: pd.DataFrame, seed: int, n_each: int = 1) -> pd.DataFrame:
-    """Replace both genes of every pair by random ones out of the 100 most alike; never a pair that is given."""
+    """Replace both genes of every pair by random ones of the 100 most similar genes; given pairs are excluded."""
     spots, rng = model._spots_of(None), np.random.default_rng(seed)
     pool = ControlPool(*spots.gene_moments(np.arange(spots.n_obs)), 100, seed + 1000)
     given, rows = set(pairs[["source", "target"]].itertuples(index=False, name=None)), set()
@@ -24,7 +24,7 @@ def matched_random(model: SAGEFM, pairs: pd.DataFrame, seed: int, n_each: int = 
 
 
 def auroc(known: np.ndarray, score: np.ndarray, seed: int = 0) -> str:
-    """Say the AUROC and its 95 % interval, by bootstrap over the known pairs and over the others."""
+    """Return the AUROC and its 95 % interval as text, by bootstrap over the known pairs and over the others."""
     rng, found = np.random.default_rng(seed), []
     kinds = [score[known], score[~known]]
     truth = np.repeat([True, False], [len(kind) for kind in kinds])
@@ -35,6 +35,6 @@ def auroc(known: np.ndarray, score: np.ndarray, seed: int = 0) -> str:
 
 
 def beyond(score: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Return what ranks of `score` hold that a straight line through ranks of `other` does not tell."""
+    """Return the residuals of a linear regression of the ranks of `score` on the ranks of `other`."""
     y, x = rankdata(score), rankdata(other)
     return y - np.polyval(np.polyfit(x, y, 1), x)

@@ -1,9 +1,10 @@
-"""Do known ligand-receptor pairs stand out from matched random pairs, in real sections? Report whatever comes out.
+"""Do known ligand-receptor pairs stand out from matched random pairs in a real section? Results are printed either way.
 
 python benchmarks/perturbation/known_pairs.py SECTION RESOURCE.csv [--seed 0] [--model FOLDER]
 
-RESOURCE.csv has columns source_genesymbol, target_genesymbol and resource, as the omni resource of LIANA has them; its
-"consensus" is taken. FOLDER is a model saved with its AnnData; without it, one is trained with default arguments.
+RESOURCE.csv has the columns source_genesymbol, target_genesymbol and resource, like the omni resource of LIANA; its
+"consensus" pairs are used. FOLDER is a model saved with its AnnData; without it, a model is trained with default
+arguments.
 """
 
 import argparse
@@ -26,7 +27,7 @@ warnings.simplefilter("ignore")
 
 
 def trained(adata: ad.AnnData, seed: int) -> sagefm.SAGEFM:
-    """Train with default arguments."""
+    """Train a model with default arguments."""
     scvi.settings.seed = seed
     sagefm.SAGEFM.setup_anndata(adata, sample_key="sample_id")
     model = sagefm.SAGEFM(adata)

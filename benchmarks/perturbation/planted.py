@@ -1,4 +1,4 @@
-"""Planted effects: are true pairs ranked over matched controls, with the right signs, and null pairs calibrated?
+"""Planted effects: are true pairs ranked above matched controls, with the right signs; are null pairs calibrated?
 
 python benchmarks/perturbation/planted.py [--seeds 0 1 2] [--figure docs/images/perturbation_calibration.png]
 """
@@ -21,7 +21,7 @@ logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
 
 
 def null_pairs(model: sagefm.SAGEFM, n: int, seed: int) -> pd.DataFrame:
-    """Draw pairs of genes that have no part in any planted pair."""
+    """Draw pairs of genes that are not part of any planted pair."""
     role = model.adata.var["role"].isin(["marker", "background"]).to_numpy()
     seen = np.asarray((model.adata.X > 0).mean(axis=0)).ravel() > 0.02
     names = model.adata.var_names[role & seen]
@@ -48,7 +48,7 @@ def screened(seed: int) -> pd.DataFrame:
 
 
 def report(table: pd.DataFrame, name: str) -> None:
-    """Print one line."""
+    """Print a summary of the effects."""
     true, null = table[table["kind"] == "true"], table[table["kind"] == "null"]
     signs = (np.sign(true["effect"]) == true["sign"]).mean()
     direction = (true["scaled_effect"].abs() > true["scaled_reverse_effect"].abs()).mean()
@@ -72,7 +72,7 @@ def report(table: pd.DataFrame, name: str) -> None:
 
 
 def draw(table: pd.DataFrame, path: str) -> None:
-    """Plot observed against expected p of null pairs, and the p of true pairs on the same axis."""
+    """Plot observed against expected p-values of null pairs, and those of true pairs on the same axes."""
     p = np.sort(table.loc[table["kind"] == "null", "p"])
     expected = np.arange(1, len(p) + 1) / (len(p) + 1)
     _, ax = plt.subplots(figsize=(4.6, 4.2), layout="constrained")

@@ -1,9 +1,9 @@
-"""Time of one source, level and spot at the published sizes: a full pass of the ego graph, as published, or the tail.
+"""Time per source, level and spot at the published sizes: full pass of the ego graph, as published, or fast path.
 
 python benchmarks/perturbation/speed.py
 
-Weights are random: time does not depend on them. As in the paper, every spot stands in a complete graph of 15 spots,
-all of which pass through all layers of PyTorch Geometric, and all 14,558 genes are predicted.
+Weights are random: time does not depend on them. In the full pass, as in the paper, every spot has a complete graph of
+15 spots, all of which pass through all layers of PyTorch Geometric, and all 14,558 genes are predicted.
 """
 
 import time
@@ -14,15 +14,14 @@ import torch
 from torch_geometric.data import Batch
 
 import sagefm
-from sagefm._dose import Counterfactual, Expression, Readout
-from sagefm._levels import Levels
+from sagefm.model.perturbation import Counterfactual, Expression, Levels, Readout
 
 warnings.simplefilter("ignore")
 N_PASSED = 32
 
 
 def full_pass(model: sagefm.SAGEFM) -> float:
-    """Return seconds a spot, for one source and level."""
+    """Return seconds per spot, for one source and level."""
     units = model._spots_of(None).units.of(np.arange(1))
     batch = Batch.from_data_list(model.to_pyg(np.arange(N_PASSED)))
     times = []
@@ -35,7 +34,7 @@ def full_pass(model: sagefm.SAGEFM) -> float:
 
 
 def fast_path(model: sagefm.SAGEFM, n_targets: int) -> float:
-    """Return seconds a spot, for one source and level, with `n_targets` targets, each hidden on its own."""
+    """Return seconds per spot, for one source and level, with `n_targets` targets, each masked separately."""
     spots = model._spots_of(None)
     genes = np.arange(100, 101 + n_targets)
     rows = np.arange(spots.n_obs)

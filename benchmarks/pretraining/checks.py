@@ -1,10 +1,10 @@
-"""Two checks of a run on any corpus: killed and resumed, and on two processes.
+"""Two checks of a training run on any corpus: killed and resumed, and on two processes.
 
     python benchmarks/pretraining/checks.py CORPUS [--steps 60] [--batch-size 64]
 
-A run is killed with SIGKILL at a random step and resumed; its weights are compared with those of a run that was left
-alone. Then two processes (DDP, gloo) train with half the batch each, and one process with gradients accumulated over
-two such batches, which is twice the batch; the loss of every step is compared. `--seed` fixes the step of the kill.
+A run is killed with SIGKILL at a random step and resumed; its weights are compared with those of an uninterrupted run.
+Then two processes (DDP, gloo) train on half the batch each, and one process accumulates gradients over two such
+half-batches; the losses are compared at every step. `--seed` sets the step at which the run is killed.
 """
 
 import argparse
@@ -30,7 +30,7 @@ warnings.simplefilter("ignore")
 
 
 class Losses(Callback):
-    """Loss of every batch that this process trained on."""
+    """Record the loss of every batch that this process trains on."""
 
     def __init__(self) -> None:
         self.values: list[float] = []
@@ -49,7 +49,7 @@ class KillAt(Callback):
 
 
 def run(task: dict) -> None:
-    """Train as `task` says, and write the weights and this process's losses."""
+    """Train as specified in `task`; write the weights, and the losses of this process."""
     torch.set_num_threads(1)
     scvi.settings.seed = 0
     corpus = Corpus(task["corpus"], index=task["index"])
@@ -81,7 +81,7 @@ def run(task: dict) -> None:
 
 
 def start(folder: Path, **task: object) -> int:
-    """Run a task in a process of its own; return its exit status."""
+    """Run a task in its own process; return the exit status."""
     file = folder / f"{Path(str(task['out'])).name}.json"
     file.write_text(json.dumps(task, default=str))
     command = [sys.executable, __file__, "--task", str(file)]

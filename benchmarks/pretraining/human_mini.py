@@ -1,11 +1,12 @@
-"""Write the table of sections that the packaged weights "human-mini" are trained on.
+"""Write the table of sections for training the packaged weights "human-mini".
 
     python benchmarks/pretraining/human_mini.py SECTIONS human_mini.csv
     sagefm pretrain human_mini.csv --out human-mini --split-key split --min-share 0.2 --half --max-epochs 40 \
         --accelerator cpu --model '{"n_hidden": 128, "n_latent": 64}'
 
-SECTIONS is a folder of `.h5ad` files whose `uns["sagefm_source"]` tells species, licence and publication. Patients are
-held out whole, except that the two cortex sections are of one donor: one is for training, the other for validation.
+SECTIONS is a folder of `.h5ad` files whose `uns["sagefm_source"]` holds species, licence and publication. Whole
+patients are held out, with one exception: the two cortex sections are from one donor, and one of them is used for
+training, the other for validation.
 """
 
 from __future__ import annotations
@@ -21,14 +22,14 @@ TEST = ("her2st_andersson2021__F",)
 
 
 def split_of(sample: str) -> str:
-    """Return the set that a section is in."""
+    """Return the split of a section."""
     if sample.startswith(TEST):
         return "test"
     return "validation" if sample.startswith(VALIDATION) else "train"
 
 
 def describe(path: Path) -> dict[str, str]:
-    """Return a row of the table."""
+    """Return the row of the table for one section."""
     source = ad.read_h5ad(path, backed="r").uns["sagefm_source"]
     return {
         "path": str(path.resolve()),

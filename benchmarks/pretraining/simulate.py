@@ -1,7 +1,8 @@
 """Write a corpus of simulated Visium-like sections: `python benchmarks/pretraining/simulate.py FOLDER --sections 400`.
 
-Counts are Poisson with the depth of a spot (log-normal, median 4,500), the share of a gene (log-normal) and ten smooth
-fields over the tissue that move groups of genes, on a hexagonal lattice; the density is about 15 %.
+Spots lie on a hexagonal lattice. Counts are Poisson; their rates depend on the library size of the spot (log-normal,
+median 4,500), the share of the gene (log-normal) and ten smooth spatial fields that shift groups of genes. About 15 %
+of the entries are non-zero.
 """
 
 import argparse
@@ -13,17 +14,17 @@ import pandas as pd
 import scipy.sparse as sp
 
 N_ROWS, N_COLS, N_FIELDS, DEPTH = 50, 50, 10, 4_500
-GENE_SD, LOADING_SD = 1.5, 0.4  # in natural logs; they give about 15 % of entries above zero
+GENE_SD, LOADING_SD = 1.5, 0.4  # natural logarithms; they give about 15 % non-zero entries
 
 
 def lattice() -> np.ndarray:
-    """Coordinates of a hexagonal lattice, (spots, 2), 100 apart."""
+    """Return the coordinates of a hexagonal lattice, (spots, 2), with a spacing of 100."""
     row, col = np.divmod(np.arange(N_ROWS * N_COLS), N_COLS)
     return np.stack([100 * (col + 0.5 * (row % 2)), 100 * np.sqrt(3) / 2 * row], axis=1)
 
 
 def section(n_genes: int, seed: int) -> ad.AnnData:
-    """One section; genes behave alike in all of them."""
+    """Return one section; genes behave in the same way in all sections."""
     shared, own = np.random.default_rng(0), np.random.default_rng([1, seed])
     log_share = GENE_SD * shared.standard_normal(n_genes)
     loadings = LOADING_SD * shared.standard_normal((N_FIELDS, n_genes))
@@ -40,7 +41,7 @@ def section(n_genes: int, seed: int) -> ad.AnnData:
 
 
 def write(folder: Path, n_sections: int, n_genes: int, compression: str | None) -> None:
-    """Write the sections that are not there yet."""
+    """Write the sections that do not exist yet."""
     folder.mkdir(parents=True, exist_ok=True)
     for number in range(n_sections):
         file = folder / f"section_{number:04d}.h5ad"

@@ -1,9 +1,9 @@
-"""Stream a corpus through the loader and through training: peak memory, share of time waiting, spots a second.
+"""Stream a corpus through the loader and through training: peak memory, share of time waiting, spots per second.
 
     python benchmarks/pretraining/simulate.py CORPUS --sections 60
     python benchmarks/pretraining/stream.py CORPUS --workers 2 --steps 300
 
-Memory is that of the process and its workers together, shared pages counted once (PSS), sampled four times a second.
+Memory is the total of the process and its workers, with shared pages counted once (PSS), sampled four times a second.
 """
 
 import argparse
@@ -26,7 +26,7 @@ warnings.simplefilter("ignore")
 
 
 class TreeMemory:
-    """Highest memory of this process and its children while the context is open."""
+    """Record the peak memory of this process and its children within a `with` block."""
 
     def __enter__(self) -> "TreeMemory":
         self.peak, self._open = 0, True
@@ -48,13 +48,13 @@ class TreeMemory:
         for process in [psutil.Process(), *psutil.Process().children(recursive=True)]:
             try:
                 total += process.memory_full_info().pss
-            except psutil.Error:  # it has ended
+            except psutil.Error:  # the process has ended
                 continue
         return total
 
 
 def loader_alone(data: CorpusDataModule, workers: int) -> dict[str, float]:
-    """One epoch of batches, thrown away."""
+    """Load one epoch of batches and discard them."""
     n_shards = max(workers, 1)
     batches = data._batches(data.train_sections, n_shards, data.buffer_size, 1)
     loader = data._loader(batches, StepSampler(len(batches), 0, 1), workers)
@@ -67,7 +67,7 @@ def loader_alone(data: CorpusDataModule, workers: int) -> dict[str, float]:
 
 
 def training(corpus: Corpus, data: CorpusDataModule, steps: int, precision: str) -> dict[str, float]:
-    """Train for some steps; waiting is what Lightning's profiler books on the next batch."""
+    """Train for some steps; waiting is the time that Lightning's profiler records for fetching the next batch."""
     scvi.settings.seed = 0
     model, profiler = sagefm.SAGEFM(registry=corpus.registry), SimpleProfiler()
     start = time.perf_counter()
@@ -104,7 +104,7 @@ if __name__ == "__main__":
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--precision", default="32-true")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--only-training", action="store_true", help="leave out the epoch of the loader alone")
+    parser.add_argument("--only-training", action="store_true", help="skip the epoch of the loader without training")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     numbers = {}

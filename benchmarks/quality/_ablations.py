@@ -1,4 +1,4 @@
-"""The default model with one thing changed at a time, trained and scored on the development sections."""
+"""Train and score variants of the default model, each with one change, on the development sections."""
 
 import argparse
 import time
@@ -22,7 +22,7 @@ TASK = PROTOCOL["ablations"]
 
 
 def measure(arguments: argparse.Namespace) -> Iterator[pd.DataFrame]:
-    """Yield the rows of one data set, variant and seed after another."""
+    """Yield one table of scores for each data set, variant and seed."""
     for name, split in TASK["splits"].items():
         if arguments.datasets and name not in arguments.datasets:
             continue
@@ -40,7 +40,7 @@ def measure(arguments: argparse.Namespace) -> Iterator[pd.DataFrame]:
 
 
 def scored(changes: dict[str, Any], train: ad.AnnData, test: ad.AnnData, seed: int) -> dict[str, float]:
-    """Train one variant and return its scores and what it cost."""
+    """Train one variant; return its scores and its training cost."""
     scvi.settings.seed = seed
     model = sagefm.SAGEFM(train, **changes.get("model", {}))
     if changes.get("random_start"):
@@ -58,7 +58,7 @@ def scored(changes: dict[str, Any], train: ad.AnnData, test: ad.AnnData, seed: i
 
 
 def domain_scores(model: sagefm.SAGEFM, test: ad.AnnData) -> dict[str, float]:
-    """Compare clusters of the averaged latent representation with the annotation; nothing where there is none."""
+    """Return the mean ARI of domains with the annotation; empty without an annotation or for several sections."""
     truth = annotation(test) if "annotation" in test.obs else pd.Series(dtype=object)
     if truth.nunique() < 2 or test.obs["sample"].nunique() > 1:
         return {}

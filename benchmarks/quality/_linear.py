@@ -1,4 +1,4 @@
-"""The linear counterpart of the model: ridge regression on principal components of a spot and of its neighbours."""
+"""Linear counterpart of the model: ridge regression on principal components of a spot and of its neighbours."""
 
 import time
 
@@ -10,23 +10,22 @@ import torch
 from sklearn.decomposition import TruncatedSVD
 from sklearn.linear_model import Ridge
 
-from sagefm._correlation import Moments, recovery_table
-from sagefm._graph import neighbor_mean_operator
-from sagefm._section_fit import Sums
+from sagefm.data import neighbor_mean_operator
+from sagefm.model import Moments, recovery_table
 
 N_COMPONENTS = 50
 MASK_FRACTION = 0.3
 ALPHA = 100.0
-N_FOLDS, FLOOR = 3, 0.4  # as in the fit of the network
-SECTION_COMPONENTS, SECTION_PENALTY = 10, 60.0  # the best of some on development sections
+N_FOLDS, FLOOR = 3, 0.4  # as in the section fit of the model
+SECTION_COMPONENTS, SECTION_PENALTY = 10, 60.0  # best of several values tried on the development sections
 
 
 class LinearModel:
-    """Predict every gene from what is left of a spot and from the mean of its neighbours.
+    """Predict every gene from the unmasked genes of a spot and from the mean of its neighbours.
 
-    Counts are scaled to the median depth of their section, by the genes that are seen. What is masked in a spot is
-    filled in with the mean of its neighbours. Spot and neighbours are projected on the same components, and a ridge
-    regression leads from these to the genes.
+    Counts are scaled to the median library size of their section, using only unmasked genes. Masked entries of a spot
+    are filled in with the mean of its neighbours. The spot and the mean of its neighbours are projected onto the same
+    components, and a ridge regression on these predicts the genes.
     """
 
     def __init__(self, train: ad.AnnData) -> None:
@@ -36,14 +35,14 @@ class LinearModel:
         self.seconds = time.perf_counter() - start
 
     def get_masked_recovery(self, adata: ad.AnnData, n_masks: int = 1, seed: int = 0) -> pd.DataFrame:
-        """Score as `SAGEFM.get_masked_recovery` does, with other random masks."""
+        """Score in the same way as `SAGEFM.get_masked_recovery`, with different random masks."""
         return _masked_recovery(self._predict, adata, self._genes, n_masks, seed)
 
     def _predict(self, section: "_Section", mask: np.ndarray) -> np.ndarray:
         return self._ridge.predict(section.features(self._components, mask))
 
     def impute_masked(self, adata: ad.AnnData, genes: list[str]) -> pd.DataFrame:
-        """Predict genes that are hidden from every spot, by a regression that never reads them."""
+        """Predict genes that are masked in every spot, by a regression that does not use them as input."""
         hidden = self._genes.isin(genes)
         components, ridge = self._fit(hidden)
         parts = []
@@ -68,17 +67,17 @@ class LinearModel:
 
 
 class SectionModel:
-    """The fit of `sagefm._section_fit` with principal components in place of the network.
+    """The section fit of `sagefm.module._section_decoder` with principal components in place of the network.
 
-    Components are those of the section itself, and nothing is learnt from other sections: what a fit to the section is
-    worth without a network. An entry that is hidden is filled in with the mean of its neighbours.
+    The components are those of the section itself, and nothing is learnt from other sections. This measures what a
+    section fit achieves without a network. Masked entries are filled in with the mean of the neighbours.
     """
 
     def __init__(self, genes: pd.Index) -> None:
         self._genes = genes
 
     def get_masked_recovery(self, adata: ad.AnnData, n_masks: int = 1, seed: int = 0) -> pd.DataFrame:
-        """Score as `SAGEFM.get_masked_recovery` does, with other random masks."""
+        """Score in the same way as `SAGEFM.get_masked_recovery`, with different random masks."""
         return _masked_recovery(self._predict, adata, self._genes, n_masks, seed)
 
     def _predict(self, section: "_Section", mask: np.ndarray) -> np.ndarray:
@@ -93,7 +92,7 @@ class SectionModel:
         around_left = section.mean_over_neighbors(np.where(mask, 0, section.logged))
         around_left = (around_left / np.maximum(section.mean_over_neighbors(left), 1e-9) - mean) / scale
         around_left[section.mean_over_neighbors(left) == 0] = 0
-        sums, fold = Sums(len(self._genes), center.shape[1]), rng.integers(N_FOLDS, size=mask.shape)
+        sums, fold = RidgeSums(len(self._genes), center.shape[1]), rng.integers(N_FOLDS, size=mask.shape)
         for number in range(N_FOLDS):
             features = section.features(components, mask | (fold == number)) - offset
             asked = ~mask & (fold == number)
@@ -104,7 +103,7 @@ class SectionModel:
 
 
 class _Section:
-    """One section in the order of the genes of the model; a gene that it lacks is zero."""
+    """One section, with its genes in the order of the model; genes missing from the section are zero."""
 
     def __init__(self, adata: ad.AnnData, genes: pd.Index) -> None:
         self.names = adata.obs_names
@@ -116,7 +115,7 @@ class _Section:
         self._update()
 
     def hide(self, genes: np.ndarray) -> None:
-        """Leave genes out of counts and of library sizes."""
+        """Set genes to zero, so that they do not count towards the library sizes."""
         self.counts[:, genes] = 0
         self._update()
 
@@ -126,14 +125,14 @@ class _Section:
         self.around = self.mean_over_neighbors(self.logged)
 
     def mean_over_neighbors(self, values: np.ndarray) -> np.ndarray:
-        """Return the mean of values, (spots, genes), over the neighbours of every spot."""
+        """Return the mean of `values`, (spots, genes), over the neighbours of each spot."""
         return self._operator @ values.astype(np.float32)
 
     def _log(self, counts: np.ndarray, depth: np.ndarray) -> np.ndarray:
         return np.log1p(counts * (np.median(depth) / depth)[:, None])
 
     def features(self, components: np.ndarray, mask: np.ndarray) -> np.ndarray:
-        """Return the components of the spot, filled in where masked, beside those of its neighbours' mean."""
+        """Return the components of each spot, with masked entries filled in, and of the mean of its neighbours."""
         seen = np.where(mask, 0, self.counts)
         own = np.where(mask, self.around, self._log(seen, np.maximum(seen.sum(axis=1), 1)))
         return np.hstack([own @ components, self.around @ components])

@@ -1,4 +1,4 @@
-"""scib-metrics on one file: _mixing.py INPUT.h5ad OUTPUT.csv. Runs in an environment that has scib-metrics."""
+"""Run scib-metrics on one file: _mixing.py INPUT.h5ad OUTPUT.csv. Needs an environment with scib-metrics."""
 
 import sys
 import warnings
@@ -26,7 +26,7 @@ def main() -> None:
         embedding_obsm_keys=embeddings,
         pre_integrated_embedding_obsm_key="X_before",
         bio_conservation_metrics=BioConservation(),
-        # kBET within each label wants every label in several batches, which annotated tissues do not give.
+        # kBET per label expects every label in several batches, which is not the case for annotated tissues.
         batch_correction_metrics=BatchCorrection(kbet_per_label=False),
         n_jobs=1,
         progress_bar=False,

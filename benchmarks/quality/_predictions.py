@@ -1,4 +1,4 @@
-"""Recovery of masked and of missing genes on held-out sections, by models and by what they must beat."""
+"""Recovery of masked and of missing genes on held-out sections, by models and by baselines."""
 
 import argparse
 import json
@@ -16,16 +16,16 @@ from _linear import LinearModel, SectionModel
 from _protocol import METHODS, PROTOCOL
 
 import sagefm
-from sagefm._correlation import fisher_average
+from sagefm.model import fisher_average
 
-# In this order: the published net gets the time that ours took.
+# The order matters: the published network is trained for as long as sagefm took.
 MODELS = ("sagefm", "published", "sagefm_pretrained", "sagefm_finetuned")
 BASELINES = ("neighbors", "regression", "section_regression")
-ALONE = "_alone"  # the network of a method, not fitted to the sections
+ALONE = "_alone"  # suffix: network alone, without the fit to the sections
 
 
 def measure(arguments: argparse.Namespace) -> Iterator[pd.DataFrame]:
-    """Yield the rows of one split, method and seed after another."""
+    """Yield one table of scores for each split, method and seed."""
     wanted = arguments.methods or [*BASELINES, *MODELS]
     score = {"recovery": masked_recovery, "missing_genes": missing_genes}[arguments.task]
     for name, split in PROTOCOL["recovery"]["splits"].items():
@@ -37,7 +37,7 @@ def measure(arguments: argparse.Namespace) -> Iterator[pd.DataFrame]:
         if "regression" in wanted:
             linear = LinearModel(train[~train.obs["sample"].isin(validate)].copy())
             yield rows(name, "regression", 0, {"seconds": linear.seconds}, score(linear, train, test))
-        if "section_regression" in wanted and arguments.task == "recovery":  # of missing genes a section shows nothing
+        if "section_regression" in wanted and arguments.task == "recovery":  # a section has no data on missing genes
             yield rows(name, "section_regression", 0, {}, score(SectionModel(train.var_names), train, test))
         for method in [method for method in MODELS if method in wanted]:
             for seed in arguments.seeds if METHODS[method].get("random") else [0]:
@@ -50,7 +50,7 @@ def measure(arguments: argparse.Namespace) -> Iterator[pd.DataFrame]:
                 yield rows(name, method, seed, cost, scores)
                 if arguments.task == "recovery" and model.module.scale_genes:
                     yield rows(name, method + ALONE, seed, cost, score(model, train, test, fit_section=False))
-                # Beside the model that has all genes of the training sections, as the ridge regression has.
+                # Taken from the model that has all genes of the training sections, as the ridge regression does.
                 if method == "sagefm" and "neighbors" in wanted and arguments.task == "recovery":
                     ending = "_neighbors"
                     beside = {k.removesuffix(ending): v for k, v in scores.items() if k.endswith(ending)}
@@ -58,7 +58,7 @@ def measure(arguments: argparse.Namespace) -> Iterator[pd.DataFrame]:
 
 
 def rows(dataset: str, method: str, seed: int, cost: dict[str, float], scores: dict[str, float]) -> pd.DataFrame:
-    """Return one row a metric, but for those of the mean of the neighbours beside another method."""
+    """Return one row per metric, leaving out those of the mean of the neighbours."""
     scores = {metric: value for metric, value in scores.items() if not metric.endswith("_neighbors")}
     account = {"dataset": dataset, "method": method, "seed": seed, **cost, "note": ""}
     return pd.DataFrame([{**account, "metric": metric, "value": value} for metric, value in scores.items()])
@@ -67,7 +67,7 @@ def rows(dataset: str, method: str, seed: int, cost: dict[str, float], scores: d
 def trained(
     method: str, train: ad.AnnData, validate: Any, seed: int, folder: Path, fresh: bool
 ) -> tuple[sagefm.SAGEFM, dict[str, float]]:
-    """Return a trained model and what its training cost; a model that was trained before is read."""
+    """Return a trained model and its training cost; a model that was trained before is loaded."""
     if method == "sagefm_pretrained":
         return pretrained(train), {"seconds": 0.0}
     target = folder / f"{method}_{seed}"
@@ -100,12 +100,12 @@ def trained(
 
 
 def pretrained(adata: ad.AnnData) -> sagefm.SAGEFM:
-    """Return the packaged weights on some sections."""
+    """Return the model with the packaged weights, set up with the given sections."""
     return sagefm.SAGEFM.from_pretrained("human-mini", adata, sample_key="sample")
 
 
 def time_of_ours(folder: Path, seed: int) -> float:
-    """Return the seconds that our model was trained for on the same data with the same seed."""
+    """Return how many seconds sagefm was trained for, on the same data with the same seed."""
     account = folder / f"sagefm_{seed}" / "cost.json"
     if not account.exists():
         raise ValueError("the published architecture is trained for as long as ours: run the method sagefm first")
@@ -115,7 +115,7 @@ def time_of_ours(folder: Path, seed: int) -> float:
 def masked_recovery(
     model: Any, train: ad.AnnData, test: ad.AnnData, n_masks: int = PROTOCOL["recovery"]["n_masks"], **options: bool
 ) -> dict[str, float]:
-    """Score the recovery of genes masked at random in the central spot."""
+    """Score the recovery of genes that are masked at random in the central spot."""
     settings = {"n_masks": n_masks, "seed": PROTOCOL["recovery"]["mask_seed"], **options}
     totals = model.get_masked_recovery(test, **settings).attrs
     settings |= {"mask_fraction": None, "n_sections": None, "fit_section": None}
@@ -123,7 +123,7 @@ def masked_recovery(
 
 
 def missing_genes(model: Any, train: ad.AnnData, test: ad.AnnData) -> dict[str, float]:
-    """Hide sets of genes from every spot, predict them, and correlate within sections."""
+    """Mask sets of genes in every spot, predict them, and correlate within sections."""
     task = PROTOCOL["missing_genes"]
     shared = train.var_names.intersection(test.var_names)
     total = pd.Series(np.asarray(train.X.sum(axis=0)).ravel(), index=train.var_names)[shared]
@@ -139,7 +139,7 @@ def _sets(genes: pd.Index, n_sets: int) -> list[np.ndarray]:
 
 
 def within_sections(predicted: pd.DataFrame, test: ad.AnnData) -> pd.Series:
-    """Correlate predictions with log1p of size-normalised counts, gene by gene, within sections."""
+    """Correlate predictions with log-normalised expression, gene by gene, within sections."""
     depth = np.asarray(test.X.sum(axis=1)).ravel()
     by_section, n = [], []
     for name in test.obs["sample"].unique():
@@ -148,7 +148,7 @@ def within_sections(predicted: pd.DataFrame, test: ad.AnnData) -> pd.Series:
         truth = np.log1p(counts * (np.median(depth[spots]) / depth[spots])[:, None])
         truth = pd.DataFrame(truth, index=predicted.index[spots], columns=predicted.columns)
         found = predicted[spots].corrwith(truth)
-        # A prediction that does not vary scores 0; a gene that does not vary is not scored.
+        # A constant prediction scores 0; a constant gene is not scored.
         by_section.append(found.where(predicted[spots].std() > 0, 0).where(truth.std() > 0).to_numpy())
         n.append(np.full(len(found), spots.sum()))
     return pd.Series(fisher_average(np.stack(by_section), np.stack(n))[0], index=predicted.columns)

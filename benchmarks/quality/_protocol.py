@@ -1,4 +1,4 @@
-"""The files that fix splits, seeds and rows."""
+"""The files that define splits, seeds and methods."""
 
 import tomllib
 from pathlib import Path

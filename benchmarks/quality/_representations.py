@@ -1,4 +1,4 @@
-"""Each method in a process and an environment of its own, timed; what it gives is kept, so scoring can be repeated."""
+"""Run and time each method in its own process and environment; results are cached, so scoring can be repeated."""
 
 import json
 import subprocess
@@ -14,7 +14,7 @@ from _protocol import HERE, METHODS, PROTOCOL
 
 @dataclass
 class Run:
-    """One method on one data set with one seed: where its result is, what it cost, or why there is none."""
+    """The run of one method on one data set with one seed: its cost, or a note on why it has no result."""
 
     dataset: str
     method: str
@@ -27,16 +27,16 @@ class Run:
 
 
 class Representations:
-    """Representations of data sets by methods, kept below `folder`.
+    """Representations of data sets by methods, cached in `folder`.
 
     Parameters
     ----------
     folder
-        Where inputs, results and their costs are kept.
+        Folder for inputs, results and costs.
     environments
-        Folder of the peers' environments.
+        Folder with the environments of the other methods.
     fresh
-        Methods to run again though there is a result.
+        Methods to run again even if there is a cached result.
     """
 
     def __init__(self, folder: Path, environments: Path, fresh: set[str]) -> None:
@@ -44,7 +44,7 @@ class Representations:
         folder.mkdir(parents=True, exist_ok=True)
 
     def get(self, dataset: str, given: ad.AnnData, method: str, seed: int) -> tuple[np.ndarray | None, Run]:
-        """Return the method's result, None if it failed, and the account of its run."""
+        """Return the result of a method (None if it failed) and the record of its run."""
         target = self._folder / f"{dataset}__{method}__{seed}.npy"
         account = target.with_suffix(".json")
         if method in self._fresh or not account.exists():
@@ -79,7 +79,7 @@ class Representations:
 
 
 def _ended(command: list[str]) -> tuple[int, str, str]:
-    """Run a command to its end; returns exit code, output and errors."""
+    """Run a command until it ends or exceeds the time limit; return exit code, output and errors."""
     limit = PROTOCOL["representations"]["time_limit_s"]
     try:
         process = subprocess.run(command, cwd=HERE, capture_output=True, text=True, timeout=limit)

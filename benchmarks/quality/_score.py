@@ -1,4 +1,4 @@
-"""Run methods on the data sets of a task and score what they give."""
+"""Run methods on the data sets of a task and score their results."""
 
 import argparse
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from _tasks import SCORES
 
 
 def measure(arguments: argparse.Namespace) -> Iterator[pd.DataFrame]:
-    """Yield the rows of one data set, method and seed after another."""
+    """Yield one table of scores for each data set, method and seed."""
     methods = arguments.methods or list(METHODS)
     representations = Representations(
         arguments.out / "cache", arguments.environments.absolute(), set(methods) if arguments.fresh else set()
@@ -20,7 +20,7 @@ def measure(arguments: argparse.Namespace) -> Iterator[pd.DataFrame]:
     for dataset, pattern in PROTOCOL[arguments.task]["datasets"].items():
         if arguments.datasets and dataset not in arguments.datasets:
             continue
-        # Tasks on the same sections share what was computed on them.
+        # Tasks on the same sections share cached results.
         key = pattern.replace("*", "").replace("[", "").replace("]", "")
         adata, given = for_methods([pattern])
         for method in methods:

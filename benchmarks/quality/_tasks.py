@@ -1,4 +1,4 @@
-"""Tasks that score a representation: each takes one data set and yields (settings, metric, value)."""
+"""Tasks that score a representation; each accepts one data set and yields (settings, metric, value)."""
 
 import subprocess
 import tempfile
@@ -22,7 +22,7 @@ Score = tuple[dict[str, Any], str, float]
 
 
 def domains(adata: ad.AnnData, result: np.ndarray, environments: Path) -> Iterator[Score]:
-    """Cluster all methods alike, into as many domains as are annotated, and compare with the annotation."""
+    """Cluster into the annotated number of domains, in the same way for all methods; compare with the annotation."""
     truth = annotation(adata)
 
     def compared(labels: np.ndarray, settings: dict[str, Any]) -> Iterator[Score]:
@@ -30,7 +30,7 @@ def domains(adata: ad.AnnData, result: np.ndarray, environments: Path) -> Iterat
         yield settings, "ARI", adjusted_rand_score(truth[known], labels[known])
         yield settings, "NMI", normalized_mutual_info_score(truth[known], labels[known])
 
-    if result.ndim == 1:  # a method that gives domains and no representation
+    if result.ndim == 1:  # the method returns domains, not a representation
         yield from compared(result, {"clustering": "its own", "smooth": 0, "cluster_seed": 0})
         return
     adata.obsm[REP] = result
@@ -42,7 +42,7 @@ def domains(adata: ad.AnnData, result: np.ndarray, environments: Path) -> Iterat
 
 
 def clustered(adata: ad.AnnData, n_domains: int, settings: dict[str, Any]) -> np.ndarray:
-    """Return the domain of every spot; -1 for those that a subsample leaves out."""
+    """Return the domain of every spot; -1 for spots outside the subsample."""
     kept = np.ones(adata.n_obs, dtype=bool)
     if settings["clustering"] == "gmm_subsample":
         kept = np.random.default_rng(settings["cluster_seed"]).random(adata.n_obs) < PROTOCOL["domains"]["subsample"]
@@ -59,7 +59,7 @@ def clustered(adata: ad.AnnData, n_domains: int, settings: dict[str, Any]) -> np
 
 
 def annotate(adata: ad.AnnData, result: np.ndarray, environments: Path) -> Iterator[Score]:
-    """Tell the tissue of a patient or section left out, by a logistic regression on the frozen representation."""
+    """Classify the tissue in held-out patients or sections by logistic regression on the frozen representation."""
     adata.obsm[REP] = result
     labels = {"determined": annotation(adata), "all": adata.obs["annotation"].astype(object)}
     for which, truth in labels.items():
@@ -83,7 +83,7 @@ def annotate(adata: ad.AnnData, result: np.ndarray, environments: Path) -> Itera
 
 
 def regions(adata: ad.AnnData, result: np.ndarray, environments: Path) -> Iterator[Score]:
-    """Tell what tissue an annotated region is, from its pooled representation, the patient left out."""
+    """Classify the tissue of annotated regions from their pooled representation, each patient held out in turn."""
     adata.obsm[REP] = result
     for scale_by in PROTOCOL["annotation"]["scale_by"]:
         values = pd.DataFrame(result, index=adata.obs_names)
@@ -108,7 +108,7 @@ def regions(adata: ad.AnnData, result: np.ndarray, environments: Path) -> Iterat
 
 
 def mixing(adata: ad.AnnData, result: np.ndarray, environments: Path) -> Iterator[Score]:
-    """Score with scib-metrics how patients mix and tissues stay apart; it needs an environment of its own."""
+    """Score with scib-metrics how well patients mix and tissues stay separate; it needs its own environment."""
     labels = annotation(adata)
     known = labels.notna().to_numpy()
     with tempfile.TemporaryDirectory() as folder:

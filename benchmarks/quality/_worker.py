@@ -1,4 +1,4 @@
-"""Runs one method on one file, in the environment of the method: _worker.py MODULE OPTIONS INPUT OUTPUT SEED."""
+"""Run one method on one file, in the environment of the method: _worker.py MODULE OPTIONS INPUT OUTPUT SEED."""
 
 import importlib
 import json
@@ -34,8 +34,8 @@ def main() -> None:
 
 
 def peak_mib() -> float:
-    """Return the highest resident memory of this process so far, libraries included."""
-    # Not getrusage: what that gives is never below what the parent held when it started this process.
+    """Return the peak resident memory of this process so far in MiB, libraries included."""
+    # Not getrusage: its value is never below the memory of the parent when it started this process.
     lines = Path("/proc/self/status").read_text().splitlines()
     return float(next(line for line in lines if line.startswith("VmHWM")).split()[1]) / 1024
 

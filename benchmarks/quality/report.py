@@ -1,6 +1,6 @@
 """Write the tables and figures of docs/benchmarks.md from the CSV files: report.py [RESULTS] [DOCUMENT].
 
-A table stands between `<!-- begin NAME -->` and `<!-- end NAME -->`, and only what is between these is replaced.
+Each table is between the markers `<!-- begin NAME -->` and `<!-- end NAME -->`; only the text between them is replaced.
 """
 
 import re
@@ -23,11 +23,11 @@ CORTEX = ["cortex_151673", "cortex_151674"]
 OURS = ("sagefm", "sagefm_pretrained", "sagefm_finetuned")
 ROWS |= {f"{name}_alone": f"{ROWS[name]}, network alone" for name in OURS}
 BOLD = {name: f"**{ROWS[name]}**" for name in OURS}
-plt.rcParams["svg.hashsalt"] = "sagefm"  # so that the same figure is the same file
+plt.rcParams["svg.hashsalt"] = "sagefm"  # the same figure gives the same file
 
 
 def main(results: Path, document: Path) -> None:
-    """Replace every table, and draw the figures beside the document; a task without a CSV file gets no table."""
+    """Replace all tables and draw the figures of the document; a task without a CSV file gets no table."""
     text = document.read_text()
     for name, (task, make) in TABLES.items():
         scores = results / f"{task}.csv"
@@ -38,7 +38,7 @@ def main(results: Path, document: Path) -> None:
 
 
 def with_table(text: str, name: str, table: str) -> str:
-    """Put a table in its place in the text."""
+    """Insert a table between its markers in the text."""
     place = re.compile(rf"(<!-- begin {name} -->\n).*?(<!-- end {name} -->)", flags=re.S)
     if not place.search(text):
         sys.exit(f"The document has no place for the table {name!r}.")
@@ -49,7 +49,7 @@ def with_table(text: str, name: str, table: str) -> str:
 
 
 def domains(scores: pd.DataFrame, datasets: Callable[[pd.Series], pd.Series]) -> pd.DataFrame:
-    """Return one row a method: scores over data sets, the spread over seeds, and costs."""
+    """Return one row per method: mean scores over data sets, their spread over seeds, and costs."""
     scores = scores[datasets(scores["dataset"])]
     n_datasets = scores["dataset"].nunique()
     mixture = scores[scores["clustering"].isin(["gmm", "its own"])]
@@ -83,7 +83,7 @@ def domains(scores: pd.DataFrame, datasets: Callable[[pd.Series], pd.Series]) ->
 
 
 def cost(scores: pd.DataFrame) -> pd.DataFrame:
-    """Return one row a method: what an embedding of the first cortex section costs, beside ours."""
+    """Return one row per method: the cost of embedding the first cortex section, also relative to sagefm."""
     runs = scores[scores["dataset"] == CORTEX[0]].drop_duplicates(["method", "seed"]).groupby("method")
     seconds = runs["cpu_seconds"].mean().dropna().sort_values()
     table = pd.DataFrame({"processor, s": seconds.map("{:.1f}".format), "peak, MiB": runs["peak_mib"].mean().round()})
@@ -100,7 +100,7 @@ def cost(scores: pd.DataFrame) -> pd.DataFrame:
 
 
 def annotation(scores: pd.DataFrame, dataset: str) -> pd.DataFrame:
-    """Return one row a method: what a probe tells of spots with a determined tissue, as the probe may see them."""
+    """Return one row per method: scores of the probe on spots with a determined tissue, for each set of features."""
     rows = scores[scores["dataset"].eq(dataset) & ~scores["labels"].eq("all")]
     spots = rows[rows["average"] == "spots"]
 
@@ -121,7 +121,7 @@ def annotation(scores: pd.DataFrame, dataset: str) -> pd.DataFrame:
 
 
 def regions(scores: pd.DataFrame) -> pd.DataFrame:
-    """Return one row a method: scores of pooled regions."""
+    """Return one row per method: scores on pooled regions."""
     kept = scores[scores["statistics"].eq("mean") & scores["scale_by"].eq("sample")]
     table = wide(kept, ["accuracy", "balanced_accuracy", "macro_f1"])
     table.loc["majority", "accuracy"] = wide(kept, ["majority_accuracy"]).iloc[0, 0]
@@ -129,26 +129,26 @@ def regions(scores: pd.DataFrame) -> pd.DataFrame:
 
 
 def mixing(scores: pd.DataFrame, dataset: str) -> pd.DataFrame:
-    """Return one row a method: totals of scib-metrics, features scaled within sections."""
+    """Return one row per method: summary scores of scib-metrics, with features scaled within sections."""
     kept = scores[scores["dataset"].eq(dataset) & scores["scale_by"].eq("sample")]
     return labelled(wide(kept, ["Batch correction", "Bio conservation", "Total"]), notes(scores))
 
 
 def recovery(scores: pd.DataFrame, split: str, metrics: dict[str, str]) -> pd.DataFrame:
-    """Return one row a method: scores on the sections held out."""
+    """Return one row per method: scores on the held-out sections."""
     scores = scores[scores["dataset"] == split]
     table = wide(scores, list(metrics)).rename(columns=metrics)
     return labelled(table.join(costs(scores)), notes(scores))
 
 
 def wide(scores: pd.DataFrame, metrics: list[str]) -> pd.DataFrame:
-    """Return methods by metrics, means over seeds, as text."""
+    """Return a table of methods by metrics: means over seeds, as text."""
     means = scores.groupby(["method", "metric"])["value"].mean().unstack()
     return means.reindex(columns=metrics).map(lambda value: "" if np.isnan(value) else f"{value:.3f}")
 
 
 def costs(scores: pd.DataFrame) -> pd.DataFrame:
-    """Return processor seconds and peak memory of a method, means over the data sets and seeds of the table."""
+    """Return seconds and peak memory of each method, as means over the data sets and seeds of the table."""
     runs = scores.drop_duplicates(["dataset", "method", "seed"]).groupby("method")
     columns = {"wall, s": ("seconds", 1), "processor, s": ("cpu_seconds", 1), "peak, MiB": ("peak_mib", 1)}
     made = {
@@ -160,13 +160,13 @@ def costs(scores: pd.DataFrame) -> pd.DataFrame:
 
 
 def notes(scores: pd.DataFrame) -> pd.Series:
-    """Return why a method has no scores."""
+    """Return, for each method without scores, the reason."""
     empty = scores[scores["metric"].isna()] if "metric" in scores else scores
     return empty.groupby("method")["note"].first().map(lambda note: note.split(". ")[0])  # the first sentence
 
 
 def labelled(table: pd.DataFrame, why: pd.Series, more: dict[str, str] | None = None) -> pd.DataFrame:
-    """Put rows in order, under their names, with a column that says why one is empty."""
+    """Order and label the rows, and add a column with the reason why a row is empty."""
     names = {**(more or {}), **ROWS}
     table = table.reindex([name for name in names if name in table.index or name in why.index])
     if len(why):
@@ -181,7 +181,7 @@ def markdown(table: pd.DataFrame) -> str:
 
 
 def ablations(scores: pd.DataFrame) -> pd.DataFrame:
-    """Return one row a variant of the default network: scores on both data sets, and its size."""
+    """Return one row per variant of the default network: scores on both data sets, and its size."""
     order = list(PROTOCOL["ablations"]["variants"])
     values = scores.groupby(["method", "dataset", "metric"])["value"].mean()
 
@@ -234,7 +234,7 @@ TABLES: dict[str, tuple[str, Callable[[pd.DataFrame], pd.DataFrame]]] = {
 
 
 def draw_domains(scores: pd.DataFrame, path: Path) -> None:
-    """Draw every clustering of the cortex sections as a dot, methods in the order of their mean."""
+    """Plot every clustering of the cortex sections (except Leiden) as a dot, with methods sorted by mean ARI."""
     kept = scores[scores["dataset"].isin(CORTEX) & (scores["metric"] == "ARI") & (scores["clustering"] != "leiden")]
     order = kept.groupby(["method", "smooth"])["value"].mean().groupby("method").max().sort_values().index
     _, ax = plt.subplots(figsize=(7, 0.35 * len(order) + 1))
@@ -246,7 +246,7 @@ def draw_domains(scores: pd.DataFrame, path: Path) -> None:
     ax.grid(axis="x", color="0.5", alpha=0.3)
     ax.legend(loc="upper left", fontsize=8)
     path.parent.mkdir(exist_ok=True)
-    plt.savefig(path, bbox_inches="tight", metadata={"Date": None})  # white: the text is black on dark pages, too
+    plt.savefig(path, bbox_inches="tight", metadata={"Date": None})  # white: text is black on dark pages, too
 
 
 if __name__ == "__main__":

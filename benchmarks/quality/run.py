@@ -1,11 +1,11 @@
-"""Measure how good representations and predictions are, one task at a time, and write tidy CSV.
+"""Measure how good representations and predictions are, one task at a time, and write tidy CSV files.
 
 python benchmarks/quality/run.py TASK [--methods pca sagefm ...] [--datasets cortex_151673 ...] [--out FOLDER]
 
-Tasks: domains, annotation, regions, mixing (of representations); recovery, missing_genes (of predictions); ablations
-(of the default network: its variants stand for methods). What a method gives is kept below OUT/cache, so that a second
-run only scores; --fresh trains again. Rows of the methods and data sets that are run replace their old rows in
-OUT/TASK.csv; all others stay.
+Tasks: domains, annotation, regions and mixing score representations; recovery and missing_genes score predictions;
+ablations scores variants of the default network, which are selected with --methods. Results of methods are cached in
+OUT/cache, so a second run only repeats the scoring; --fresh trains again. New rows replace the old rows of the same
+methods, data sets and seeds in OUT/TASK.csv; all other rows stay.
 """
 
 import argparse
@@ -41,13 +41,13 @@ def main() -> None:
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("task", choices=[task for task in PROTOCOL if task != "representations"])
-    parser.add_argument("--methods", nargs="+", help="rows of methods.toml; all by default")
-    parser.add_argument("--datasets", nargs="+", help="data sets of the task in protocol.toml; all by default")
+    parser.add_argument("--methods", nargs="+", help="names from methods.toml (default: all)")
+    parser.add_argument("--datasets", nargs="+", help="data sets of the task in protocol.toml (default: all)")
     seeds = PROTOCOL["representations"]["training_seeds"]
-    parser.add_argument("--seeds", nargs="+", type=int, default=seeds, help="of methods that draw random numbers")
+    parser.add_argument("--seeds", nargs="+", type=int, default=seeds, help="seeds for methods that use random numbers")
     parser.add_argument("--out", type=Path, default=HERE / "results")
     parser.add_argument("--environments", type=Path, default=HERE / ".environments")
-    parser.add_argument("--fresh", action="store_true", help="run the methods again though their results are there")
+    parser.add_argument("--fresh", action="store_true", help="run the methods again even if there are cached results")
     arguments = parser.parse_args()
     if unknown := set(arguments.methods or ()) - set(METHODS) - {"neighbors", "regression", *VARIANTS}:
         sys.exit(f"No method {sorted(unknown)[0]!r} in methods.toml; there are {', '.join(METHODS)}.")
@@ -56,7 +56,7 @@ def parse() -> argparse.Namespace:
 
 
 def keep(rows: pd.DataFrame, path: Path) -> None:
-    """Write rows in the place of older ones of the same method, data set and seed."""
+    """Write rows to a CSV file, replacing older rows of the same data set, method and seed."""
     keys = ["dataset", "method", "seed"]
     if path.exists():
         old = pd.read_csv(path)

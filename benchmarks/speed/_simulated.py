@@ -1,4 +1,4 @@
-"""Sections of any size, written block by block: time depends on how many counts there are, not on which they are."""
+"""Sections of any size, written block by block: time depends on the number of counts, not on their values."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +10,7 @@ import pandas as pd
 import scipy.sparse as sp
 from anndata.io import sparse_dataset, write_elem
 
-_BLOCK = 2_000  # spots drawn anew; larger sections repeat them in other orders
+_BLOCK = 2_000  # spots drawn at random; larger sections repeat them in different orders
 
 
 def section(n_spots: int, n_genes: int, density: float) -> ad.AnnData:
@@ -21,7 +21,7 @@ def section(n_spots: int, n_genes: int, density: float) -> ad.AnnData:
 
 
 def write_section(path: Path, n_spots: int, n_genes: int, density: float) -> None:
-    """Write a section without ever holding its counts in memory."""
+    """Write a section without ever holding all its counts in memory."""
     _without_counts(n_spots, n_genes).write_h5ad(path)
     blocks = _blocks(n_spots, n_genes, density)
     with h5py.File(path, "a") as file:
@@ -43,7 +43,7 @@ def _without_counts(n_spots: int, n_genes: int) -> ad.AnnData:
 
 def _blocks(n_spots: int, n_genes: int, density: float) -> Iterator[sp.csr_matrix]:
     rng = np.random.default_rng(0)
-    detected = rng.beta(0.3, 0.3 * (1 / density - 1), n_genes)  # few genes hold most counts, as in tissue
+    detected = rng.beta(0.3, 0.3 * (1 / density - 1), n_genes)  # a few genes have most of the counts, as in tissue
     dense = rng.random((min(_BLOCK, n_spots), n_genes), dtype=np.float32) < detected
     block = sp.csr_matrix(dense, dtype=np.float32)
     block.data[:] = rng.geometric(0.6, block.nnz)

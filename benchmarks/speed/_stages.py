@@ -1,4 +1,4 @@
-"""The stages from counts to an embedding and through a training step, each as a call that can be timed alone."""
+"""The stages of an embedding and of a training step, each as a call that can be timed on its own."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -10,16 +10,15 @@ import squidpy as sq
 import torch
 
 import sagefm
-from sagefm._inference import BATCH_SIZE, OnePass
-from sagefm._splitting import SectionSplitter
-from sagefm._training import MaskedCenterPlan
+from sagefm.data import SectionSplitter
+from sagefm.module import BATCH_SIZE, MaskedCenterPlan, OnePass
 
 Stages = dict[str, Callable[[], Any]]
 TRAINING_BATCH = 128
 
 
 def model_of(adata: ad.AnnData) -> sagefm.SAGEFM:
-    """Return the default model, trained by one step: what is timed does not depend on the weights."""
+    """Return the default model after one training step; timings do not depend on the weights."""
     sagefm.SAGEFM.setup_anndata(adata)
     model = sagefm.SAGEFM(adata)
     model.train(max_epochs=1, limit_train_batches=1, early_stopping=False, enable_progress_bar=False)
@@ -27,7 +26,7 @@ def model_of(adata: ad.AnnData) -> sagefm.SAGEFM:
 
 
 def bare_products(model: sagefm.SAGEFM, n_spots: int) -> Callable[[], None]:
-    """Return the dense matrix products of embedding `n_spots` and nothing else; inputs are dense beforehand."""
+    """Return a call that runs only the dense matrix products of embedding `n_spots`, on input that is already dense."""
     conv, rest = model.module.encoder.conv1, n_spots % BATCH_SIZE
     weights = [conv.lin_l.weight, conv.lin_r.weight]
     x = torch.rand(BATCH_SIZE, weights[0].shape[1])
@@ -42,7 +41,7 @@ def bare_products(model: sagefm.SAGEFM, n_spots: int) -> Callable[[], None]:
 
 
 def bare_step_products(model: sagefm.SAGEFM) -> Callable[[], None]:
-    """Return the dense matrix products of a training step, forward and backward, and nothing else."""
+    """Return a call that runs only the dense matrix products of a training step, forward and backward."""
     encoder, decoder = model.module.encoder, model.module.decoder
     weights = [encoder.conv1.lin_l.weight.detach(), encoder.conv1.lin_r.weight.detach()]
     decoding = decoder.weight.detach()
@@ -61,13 +60,13 @@ def bare_step_products(model: sagefm.SAGEFM) -> Callable[[], None]:
 
 
 def embedding_stages(model: sagefm.SAGEFM, folder: Path) -> Stages:
-    """Return the stages of an embedding; `embedding` is all of them but the graph and the file."""
+    """Return the stages of an embedding; `embedding` is the whole embedding, without building the graph or writing."""
     adata = model.adata
     spots = model._spots_of(None)
     one_pass, rows = OnePass(model.module, spots), np.arange(spots.n_obs)
 
     def units() -> object:
-        del spots.__dict__["units"]  # kept once they are known
+        del spots.__dict__["units"]  # cached after the first call
         return spots.units
 
     return {
@@ -83,7 +82,7 @@ def embedding_stages(model: sagefm.SAGEFM, folder: Path) -> Stages:
 
 
 def training_stages(model: sagefm.SAGEFM) -> Stages:
-    """Return the stages of a training step; `step` is all of them."""
+    """Return the stages of a training step; `step` is the complete step."""
     spots = model._spots_of(None)
     splitter = SectionSplitter(spots, batch_size=TRAINING_BATCH)
     splitter.setup()

@@ -1,11 +1,11 @@
-"""Time of every stage as a ratio to the bare dense matrix products of the same sizes, measured beside it.
+"""Time each stage, as a ratio to the bare dense matrix products of the same sizes, measured alongside.
 
     python benchmarks/speed/run.py [--rounds 9] [--out FOLDER] [--store]
 
-Every round times every stage once, the products among them, on one thread and in processor time, so that other
-processes on the machine disturb little. A ratio is the median over the rounds of a stage's time over that of the
-products in its own round. The report lies beside this file as `report.csv` and `report.md`; `baseline.json` holds the
-ratios of an earlier run, which `--store` replaces. A second process, `scale.py`, looks at large sections.
+Each round times every stage once, including the products, on one thread and in processor time, so that other processes
+on the machine have little influence. The ratio of a stage is the median over rounds of its time divided by that of the
+products in the same round. The report is written next to this file as `report.csv` and `report.md`; `baseline.json`
+holds the ratios of an earlier run, which `--store` replaces. A separate script, `scale.py`, measures large sections.
 """
 
 import argparse
@@ -37,27 +37,27 @@ SECTIONS: dict[str, Callable[[], ad.AnnData]] = {
 
 
 def real(name: str) -> ad.AnnData:
-    """Read a section, without spots that have no counts."""
+    """Read a section, dropping spots without counts."""
     adata = section(name)
     return adata[np.asarray(adata.X.sum(axis=1)).ravel() > 0].copy()
 
 
 def measured(stages: Stages, rounds: int) -> pd.DataFrame:
-    """Return seconds of each stage and its ratio to the products, after one round that does not count."""
+    """Return the seconds of each stage and its ratio to the products, after one warm-up round."""
     seconds = pd.DataFrame([{name: spent(call) for name, call in stages.items()} for _ in range(rounds + 1)])[1:]
     ratios = seconds.div(seconds["products"], axis=0)
     return pd.DataFrame({"seconds": seconds.median(), "ratio": ratios.median(), "lowest": ratios.min()})
 
 
 def spent(call: Callable[[], object]) -> float:
-    """Return the processor time of a call."""
+    """Return the processor time of a call in seconds."""
     start = time.process_time()
     call()
     return time.process_time() - start
 
 
 def report(rounds: int) -> pd.DataFrame:
-    """Measure every section that is there."""
+    """Measure every section that is available."""
     tables = {}
     for name, read in SECTIONS.items():
         if not name.startswith("simulated") and not (FOLDER / f"{name}.h5ad").exists():
@@ -71,7 +71,7 @@ def report(rounds: int) -> pd.DataFrame:
 
 
 def with_baseline(table: pd.DataFrame) -> pd.DataFrame:
-    """Add the stored ratios, and say of each stage whether it moved by more than a fifth."""
+    """Add the stored ratios, and mark each stage whose ratio changed by more than a fifth."""
     stored = json.loads(BASELINE.read_text()) if BASELINE.exists() else {}
     table["baseline"] = [stored.get(" | ".join(key)) for key in table.index]
     change = table["ratio"] / table["baseline"].astype(float) - 1
@@ -83,7 +83,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--out", type=Path, default=HERE)
-    parser.add_argument("--store", action="store_true", help="keep these ratios as the baseline")
+    parser.add_argument("--store", action="store_true", help="store these ratios as the new baseline")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")

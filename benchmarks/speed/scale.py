@@ -1,10 +1,10 @@
-"""Embedding and training on simulated sections of growing size, backed by a file: time a spot, and peak memory.
+"""Time per spot and peak memory of embedding and training on simulated, file-backed sections of increasing size.
 
     python benchmarks/speed/scale.py [--spots 3000 10000 100000 500000] [--genes 18000] [--density 0.04] [--folder DIR]
 
-Each size runs in a process of its own, on one thread; peak memory is that of the whole process, libraries included.
-Times are processor time. 3,000 spots run again after each size, since a machine is not as fast at all times. The files
-are deleted: 500,000 spots of 18,000 genes at 4 % are 3 GB on disk.
+Each size runs in its own process, on one thread; peak memory is that of the whole process, libraries included. Times
+are processor times. A section of 3,000 spots is measured again after each size, because the speed of a machine varies
+over time. The files are deleted afterwards: 500,000 spots of 18,000 genes at 4 % density take 3 GB on disk.
 """
 
 import argparse
@@ -25,7 +25,7 @@ N_STEPS, REFERENCE = 10, 3_000
 
 
 def measure(path: Path) -> dict[str, float]:
-    """Set up, train some steps and embed one file, opened backed."""
+    """Set up, embed and train for some steps on one file, opened in backed mode."""
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     import sagefm
@@ -43,7 +43,7 @@ def measure(path: Path) -> dict[str, float]:
 
     timed("setup", lambda: sagefm.SAGEFM.setup_anndata(adata))
     model = sagefm.SAGEFM(adata)
-    model.is_trained_ = True  # of random weights: time does not depend on them
+    model.is_trained_ = True  # with random weights: time does not depend on them
     timed("embedding", lambda: model.get_latent_representation())
     model.is_trained_ = False
     steps = {"limit_train_batches": N_STEPS, "limit_val_batches": 2, "enable_progress_bar": False}
@@ -52,12 +52,12 @@ def measure(path: Path) -> dict[str, float]:
 
 
 def peak() -> float:
-    """Return the most memory that this process has held, in GiB."""
+    """Return the peak memory of this process in GiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
 def in_a_process(path: Path) -> dict[str, float]:
-    """Measure in a fresh process, whose peak is its own."""
+    """Measure in a fresh process, so that its peak memory is its own."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(measure, (path,))
 
@@ -67,7 +67,7 @@ if __name__ == "__main__":
     parser.add_argument("--spots", type=int, nargs="+", default=[3_000, 10_000, 100_000, 500_000])
     parser.add_argument("--genes", type=int, default=18_000)
     parser.add_argument("--density", type=float, default=0.04)
-    parser.add_argument("--folder", type=Path, help="where the files lie meanwhile")
+    parser.add_argument("--folder", type=Path, help="folder for the temporary files")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent)
     arguments = parser.parse_args()
     rows = []

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sagefm import datasets, pl, pretraining, tl
-    from sagefm._model import SAGEFM
+    from sagefm.model import SAGEFM
 
 __all__ = ["SAGEFM", "datasets", "pl", "pretraining", "tl"]
 __version__ = version("sagefm")
 
-_HOMES = {"SAGEFM": "sagefm._model"}
+_HOMES = {"SAGEFM": "sagefm.model._sagefm"}
 
 
 def __getattr__(name: str) -> Any:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
 
-from sagefm.pl._plots import _PALETTE
+from sagefm.pl._model import _PALETTE
 
 # Machado, Oliveira and Fernandes (2009), severity 1, on linear RGB.
 VISION = {

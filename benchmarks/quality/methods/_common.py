@@ -1,4 +1,4 @@
-"""What many methods start from. Runs in every environment, so it imports scanpy and scipy alone."""
+"""Preprocessing shared by many methods. Runs in every environment, so it imports only scanpy and scipy."""
 
 import numpy as np
 import scanpy as sc
@@ -7,7 +7,7 @@ from anndata import AnnData
 
 
 def log_normalized(adata: AnnData, n_top_genes: int | None = None) -> AnnData:
-    """Return size-normalised log counts of all genes, or of the most variable ones."""
+    """Return log-normalised expression of all genes, or of the most variable ones."""
     logged = adata.copy()
     sc.pp.normalize_total(logged)
     sc.pp.log1p(logged)
@@ -15,12 +15,12 @@ def log_normalized(adata: AnnData, n_top_genes: int | None = None) -> AnnData:
 
 
 def most_variable(adata: AnnData, n_top_genes: int) -> AnnData:
-    """Return the genes that vary most, by the ranking that comes with the input."""
+    """Return the most variable genes, by the ranking stored in the input."""
     return adata[:, adata.var["variability_rank"] < n_top_genes].copy()
 
 
 def neighborhood_mean(adata: AnnData, values: sp.spmatrix, with_self: bool = True) -> sp.csr_matrix:
-    """Return the mean over each spot's neighbours, the spot included or not."""
+    """Return the mean over the neighbours of each spot, with or without the spot itself."""
     graph = sp.csr_matrix(adata.obsp["spatial_connectivities"] > 0, dtype=np.float32)
     graph = graph + sp.eye_array(adata.n_obs) if with_self else graph
     n_neighbors = np.asarray(graph.sum(axis=1)).ravel()

@@ -1,4 +1,4 @@
-"""BANKSY's matrix on 18 neighbours without gradients, as its vignette has it for cortex, then 20 components."""
+"""BANKSY matrix of 18 neighbours without gradients, as in its vignette for cortex, then 20 principal components."""
 
 import contextlib
 import os

@@ -1,4 +1,4 @@
-"""CellCharter: principal components of a spot beside their means over its first to third ring."""
+"""CellCharter: principal components of a spot, concatenated with their means over its first to third ring."""
 
 import cellcharter as cc
 import numpy as np

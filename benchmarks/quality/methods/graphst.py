@@ -1,4 +1,4 @@
-"""GraphST with its defaults."""
+"""GraphST with default settings."""
 
 import contextlib
 import os

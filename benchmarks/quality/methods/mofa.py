@@ -1,4 +1,4 @@
-"""MOFA through muon, on the 2,000 most variable genes; the mean of the neighbours as a second view or not."""
+"""MOFA (in muon) on the 2,000 most variable genes, optionally with the mean of the neighbours as a second view."""
 
 import contextlib
 import os

@@ -1,4 +1,4 @@
-"""NichePCA: counts summed over each neighbourhood, then normalised, then PCA."""
+"""NichePCA: counts are pooled over each neighbourhood and normalised, followed by PCA."""
 
 import numpy as np
 from anndata import AnnData

@@ -1,4 +1,4 @@
-"""Novae with its defaults, trained from scratch on the sections themselves, as the other peers are."""
+"""Novae with default settings, trained from scratch on the sections themselves, like the other methods."""
 
 import lightning
 import novae

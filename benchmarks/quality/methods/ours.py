@@ -1,10 +1,10 @@
-"""sagefm with its default arguments, trained for ten epochs on all the spots that it then embeds, as peers are."""
+"""sagefm with default arguments, trained for ten epochs; like the other methods, on all spots that it then embeds."""
 
 import numpy as np
 import scvi
 from anndata import AnnData
 
-from sagefm import SAGEFM  # here, as imports are not timed
+from sagefm import SAGEFM  # at module level, because imports are not timed
 
 
 def embed(adata: AnnData, seed: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Principal components of log counts, smoothed over two rings or not."""
+"""PCA of log-normalised expression, optionally smoothed over two rings of neighbours."""
 
 import numpy as np
 from anndata import AnnData

@@ -1,10 +1,10 @@
-"""sagefm's pretrained weights, as they are or trained on for some epochs on the spots that they then embed."""
+"""sagefm with pretrained weights, unchanged or fine-tuned for some epochs on the spots that it then embeds."""
 
 import numpy as np
 import scvi
 from anndata import AnnData
 
-from sagefm import SAGEFM  # here, as imports are not timed
+from sagefm import SAGEFM  # at module level, because imports are not timed
 
 NAME = "human-mini"
 

@@ -1,10 +1,10 @@
-"""The network of the paper with the paper's optimiser, trained on the spots that it then embeds, for `minutes`."""
+"""Network and optimiser of the paper, trained for `minutes` on the spots that are then embedded."""
 
 import numpy as np
 import scvi
 from anndata import AnnData
 
-from sagefm import SAGEFM  # here, as imports are not timed
+from sagefm import SAGEFM  # at module level, because imports are not timed
 
 
 def embed(adata: AnnData, seed: int, minutes: float = 3.0) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""scVI on the 2,000 most variable genes, the section as batch where there are several."""
+"""scVI on the 2,000 most variable genes, with the section as batch if there are several."""
 
 import numpy as np
 import scvi

@@ -1,4 +1,4 @@
-"""squidpy's own niches; labels, not a representation."""
+"""Niches of squidpy: labels, not a representation."""
 
 import numpy as np
 import squidpy as sq

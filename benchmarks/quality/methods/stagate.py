@@ -1,4 +1,4 @@
-"""STAGATE with its tutorial's settings: 3,000 variable genes, 512 and 30 units, each spot joined with the 6 nearest."""
+"""STAGATE with the settings of its tutorial: 3,000 variable genes, 512 and 30 units, 6 nearest neighbours."""
 
 import numpy as np
 from anndata import AnnData

@@ -75,8 +75,8 @@ def hest(
     >>> sections = sagefm.datasets.hest("hest")  # doctest: +SKIP
     >>> corpus = sagefm.pretraining.Corpus(sections, index="hest/index")  # doctest: +SKIP
     """
-    folder = Path(folder)
-    table = folder / METADATA if metadata is None else Path(metadata)
+    folder = Path(folder).expanduser()
+    table = folder / METADATA if metadata is None else Path(metadata).expanduser()
     if not table.exists():
         if not download or metadata is not None:
             raise FileNotFoundError(f"{table} is not there; with `download=True` and no `metadata` it is fetched.")

@@ -1,8 +1,8 @@
 """Plots of what the model recovers, how it trained, its domains, perturbations, and of two embeddings compared."""
 
 from sagefm.pl._embeddings import compare_embeddings
+from sagefm.pl._model import domains, history, recovery
 from sagefm.pl._perturbation import dose_response, effect_map, influence_bars, perturbation_dots
-from sagefm.pl._plots import domains, history, recovery
 
 __all__ = [
     "compare_embeddings",

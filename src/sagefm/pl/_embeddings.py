@@ -7,7 +7,7 @@ from anndata import AnnData
 from matplotlib.axes import Axes
 from sklearn.neighbors import NearestNeighbors
 
-from sagefm.pl._plots import _BLUE, _NEUTRAL, _VERMILION, _new_axes
+from sagefm.pl._model import _BLUE, _NEUTRAL, _VERMILION, _new_axes
 from sagefm.tl._inputs import embedded, representation
 
 

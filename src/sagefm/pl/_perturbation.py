@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import CenteredNorm, LinearSegmentedColormap
 
 from sagefm._errors import MissingKeyError
-from sagefm.pl._plots import _BLUE, _VERMILION, _new_axes, _require_columns, domains
+from sagefm.pl._model import _BLUE, _VERMILION, _new_axes, _require_columns, domains
 
 # Blue to vermilion through a middle grey that shows on white and on black.
 _DIVERGING = LinearSegmentedColormap.from_list("sagefm_diverging", [_BLUE, "#999999", _VERMILION])

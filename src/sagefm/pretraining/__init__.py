@@ -1,8 +1,8 @@
 """Pretraining over many sections on disk: the corpus and its batches."""
 
-from sagefm.pretraining._checkpoint import ResumePoint
 from sagefm.pretraining._corpus import Corpus
 from sagefm.pretraining._datamodule import CorpusDataModule
 from sagefm.pretraining._recovery import corpus_recovery
+from sagefm.pretraining._resume import ResumePoint
 
 __all__ = ["Corpus", "CorpusDataModule", "ResumePoint", "corpus_recovery"]

@@ -10,19 +10,19 @@ import numpy as np
 from scvi import REGISTRY_KEYS
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from sagefm._data import (
-    KNOWN_KEY,
-    MEAN_KEY,
+from sagefm._errors import SECTION_ERRORS
+from sagefm._logging import logger
+from sagefm.data import (
+    ABSENT_KEY,
     N_NEIGHBORS_KEY,
     NEIGHBORS_KEY,
-    SCALE_KEY,
+    UNIT_MEAN_KEY,
+    UNIT_SCALE_KEY,
     NeighborhoodDataset,
+    Normalization,
     Spots,
 )
-from sagefm._logging import logger
-from sagefm._normalization import Normalization
 from sagefm.pretraining._corpus import Corpus
-from sagefm.pretraining._reading import READING_ERRORS
 from sagefm.pretraining._schedule import Schedule, batches_per_shard, schedule
 
 Batch = dict[str, Any]
@@ -77,16 +77,16 @@ class CorpusBatches(Dataset):
         return batch
 
     def _filled(self, sections: np.ndarray, rows: np.ndarray) -> Batch:
-        """Collect the spots; those of a section that cannot be read stay empty, no gene known, and teach nothing."""
+        """Collect the spots; those of an unreadable section stay empty, without any gene, and do not enter the loss."""
         shape = (len(rows), len(self.corpus.genes))
         batch = {
             REGISTRY_KEYS.X_KEY: np.zeros(shape, np.float32),
             NEIGHBORS_KEY: np.zeros(shape, np.float32),
             N_NEIGHBORS_KEY: np.zeros((len(rows), 1), np.float32),
-            KNOWN_KEY: np.zeros(shape, bool),
+            ABSENT_KEY: np.ones(shape, bool),
         }
-        if self.normalization.gene_mean is not None:
-            batch |= {MEAN_KEY: np.zeros(shape, np.float32), SCALE_KEY: np.ones(shape, np.float32)}
+        if self.normalization.scale_genes:
+            batch |= {UNIT_MEAN_KEY: np.zeros(shape, np.float32), UNIT_SCALE_KEY: np.ones(shape, np.float32)}
         for section in np.unique(sections):
             spots = self._open(int(section))
             places = np.flatnonzero(sections == section)
@@ -113,7 +113,7 @@ class CorpusBatches(Dataset):
     def _open_or_skip(self, section: int) -> Spots | None:
         try:
             return self.corpus.open(section, self.normalization)
-        except READING_ERRORS as error:
+        except SECTION_ERRORS as error:
             if self.corpus.on_error == "raise":
                 raise
             logger.warning(f"Skipped {self.corpus.table['path'][section]} in training: {error}")

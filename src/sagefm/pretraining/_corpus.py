@@ -12,16 +12,22 @@ import pandas as pd
 import torch
 from joblib import Parallel, delayed
 
-from sagefm._data import Spots
-from sagefm._files import stamp_of
-from sagefm._genes import match_genes, refuse_duplicates
+from sagefm._errors import SECTION_ERRORS, refuse_unknown
 from sagefm._logging import logger
-from sagefm._normalization import Normalization
-from sagefm._registry import SectionKeys, registry_of
-from sagefm._units import Sums
+from sagefm.data import (
+    GeneMoments,
+    Normalization,
+    SetupKeys,
+    Spots,
+    make_registry,
+    match_genes,
+    read_section,
+    refuse_duplicates,
+    section_spots,
+    sections_of,
+    stamp_of,
+)
 from sagefm.pretraining._index import SectionRecord, record_of
-from sagefm.pretraining._reading import READING_ERRORS, read_section, sections_of
-from sagefm.pretraining._spots import SectionSpots
 from sagefm.pretraining._table import PATH, SAMPLE, section_table
 from sagefm.pretraining._vocabulary import gene_profile, gene_totals, shared_genes, target_depth
 
@@ -103,12 +109,11 @@ class Corpus:
         neighbors_key: str = "spatial",
         gene_symbols: str | None = None,
     ) -> None:
-        if on_error not in ("skip", "raise"):
-            raise ValueError(f"on_error={on_error!r} is not known; it is 'skip' or 'raise'.")
+        refuse_unknown("on_error", on_error, ("skip", "raise"))
         self.on_error = on_error
-        self._keys = SectionKeys(layer, sample_key, spatial_key, neighbors_key, gene_symbols)
+        self._keys = SetupKeys(layer, sample_key, spatial_key, neighbors_key, gene_symbols)
         given = section_table(sections)
-        folder = None if index is None else Path(index)
+        folder = None if index is None else Path(index).expanduser()
         found = Parallel(n_jobs=n_jobs)(delayed(self._try_to_index)(Path(path), folder) for path in given[PATH])
         found = _with_shared_names(found)
         reasons = [reason for _, reason in found]
@@ -145,7 +150,7 @@ class Corpus:
         """What `SAGEFM(registry=...)` wants: the genes and the constants of the normalisation, without an AnnData."""
         profile = gene_profile(self._known, self._totals)
         depth = target_depth(self._records, self._known, self._totals, profile)
-        return registry_of(self.genes, target_depth=depth, profile=profile, keys=self._keys, n_obs=self.n_obs)
+        return make_registry(self.genes, target_depth=depth, profile=profile, keys=self._keys, n_obs=self.n_obs)
 
     def require_genes(self, genes: pd.Index) -> None:
         """Raise unless a model's `genes` are those of the corpus, in the same order."""
@@ -162,7 +167,7 @@ class Corpus:
         if stamp_of(record.path) != (record.size, record.modified):
             raise ValueError(f"{record.path} has changed since it was indexed; index it again.")
         adata = read_section(record.path, self._keys)
-        return SectionSpots(adata, record.graph, sections_of(adata, self._keys), self.genes, normalization)
+        return section_spots(adata, record.graph, sections_of(adata, self._keys), self.genes, normalization)
 
     def gene_moments(
         self,
@@ -176,7 +181,7 @@ class Corpus:
 
         At most 64 sections are read, as many spots from each; a gene is averaged over the sections that have it.
         """
-        sums = Sums(1, len(self.genes))
+        sums = GeneMoments(1, len(self.genes))
         for spots, rows in self._drawn(normalization, sections, n_spots, seed):
             spots.add_to(sums, rows)
         return sums.of_first()
@@ -201,7 +206,7 @@ class Corpus:
     def _try_to_index(self, path: Path, folder: Path | None) -> tuple[SectionRecord | None, str]:
         try:
             return record_of(path, self._keys, folder), ""
-        except READING_ERRORS as error:
+        except SECTION_ERRORS as error:
             if self.on_error == "raise":
                 raise ValueError(f"{path} cannot be used: {error}") from error
             return None, f"{type(error).__name__}: {error}"

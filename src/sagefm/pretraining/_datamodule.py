@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from lightning import LightningDataModule, Trainer
 from scvi import settings
 from torch.utils.data import DataLoader
 
-from sagefm._data import (
-    normalization_of,
-)
 from sagefm._errors import MissingKeyError
 from sagefm._logging import logger
-from sagefm._splitting import whole_groups
+from sagefm.data import Normalization, normalization_of, whole_groups
 from sagefm.pretraining._batches import SEED_KEY, Batch, CorpusBatches, ResumableLoader, StepSampler
 from sagefm.pretraining._corpus import Corpus
 
@@ -96,20 +96,13 @@ class CorpusDataModule(LightningDataModule):
         seed: int | None = None,
     ) -> None:
         super().__init__()
-        for name, value, least in (
-            ("batch_size", batch_size, 1),
-            ("buffer_size", buffer_size, 1),
-            ("num_workers", num_workers, 0),
-        ):
-            if value < least:
+        numbers = {"batch_size": batch_size, "buffer_size": buffer_size, "num_workers": num_workers}
+        for name, value in numbers.items():
+            if value < (least := int(name != "num_workers")):
                 raise ValueError(f"{name}={value!r} must be at least {least}.")
         self.corpus, self.normalization = corpus, normalization_of(corpus.registry, "size")
-        self.batch_size, self.buffer_size, self.n_shards, self.num_workers = (
-            batch_size,
-            buffer_size,
-            n_shards,
-            num_workers,
-        )
+        self.batch_size, self.buffer_size = batch_size, buffer_size
+        self.n_shards, self.num_workers = n_shards, num_workers
         self.seed = (settings.seed or 0) if seed is None else seed
         parts = (
             _named_split(_column(corpus, split_key))
@@ -120,15 +113,35 @@ class CorpusDataModule(LightningDataModule):
         if not len(self.train_sections):
             raise ValueError(f"Of {len(corpus)} sections none is left to train on.")
 
+    # Its batches know of the devices.
+    trainer_kwargs = MappingProxyType({"use_distributed_sampler": False})
+
     @property
-    def n_train(self) -> int:
+    def n_spots(self) -> int:
         """Number of spots to train on."""
         return int(self.corpus.sizes[self.train_sections].sum())
+
+    @property
+    def n_validation(self) -> int:
+        """Number of spots to validate on."""
+        return int(self.corpus.sizes[self.validation_sections].sum())
+
+    def connect(self, normalization: Normalization, genes: pd.Index) -> None:
+        """Take the model's normalisation, for batches on its scale; raise unless its genes are those of the corpus."""
+        self.corpus.require_genes(genes)
+        self.normalization = normalization
+
+    def gene_moments(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return mean and standard deviation of every gene over a sample of the training spots, each (genes,)."""
+        return self.corpus.gene_moments(self.normalization, self.train_sections, seed=self.seed)
+
+    def sample(self, n_spots: int) -> torch.Tensor:
+        """Return the network's input for at most `n_spots` training spots, (spots, genes)."""
+        return self.corpus.sample(self.normalization, self.train_sections, n_spots=n_spots, seed=self.seed)
 
     def train_dataloader(self) -> DataLoader:
         """Return the batches of this device, from where training has come to."""
         trainer = self._attached()
-        self._take_normalization(trainer.lightning_module.module)
         rank, world_size = trainer.global_rank, trainer.world_size
         num_workers = self._workers(world_size)
         n_readers = world_size * max(num_workers, 1)
@@ -143,7 +156,6 @@ class CorpusDataModule(LightningDataModule):
         if not len(self.validation_sections):
             return []
         trainer = self._attached()
-        self._take_normalization(trainer.lightning_module.module)
         rank, world_size = trainer.global_rank, trainer.world_size
         batches = self._batches(self.validation_sections, 1, 1, 1)
         n_batches = max(len(batches) // world_size, 1) * world_size
@@ -176,10 +188,6 @@ class CorpusDataModule(LightningDataModule):
             raise RuntimeError("The data module has no trainer; pass it to `SAGEFM.train(datamodule=...)`.")
         return self.trainer
 
-    def _take_normalization(self, module: Any) -> None:
-        """Take the model's normalisation now: when a run is resumed, its moments come with the checkpoint."""
-        self.normalization = module.normalization
-
     def _workers(self, world_size: int) -> int:
         """Return the number of workers of a device: no more than there are sections for, where that is free."""
         most = len(self.train_sections) // world_size
@@ -200,7 +208,7 @@ class CorpusDataModule(LightningDataModule):
         return CorpusBatches(
             self.corpus,
             sections,
-            self.normalization,
+            copy.deepcopy(self.normalization).cpu(),  # for other processes, whatever device the network is on
             batch_size=self.batch_size,
             n_shards=n_shards,
             buffer_size=buffer_size,

@@ -8,15 +8,10 @@ import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import anndata as ad
 import numpy as np
 import scipy.sparse as sp
 
-from sagefm._fields import checked_totals
-from sagefm._files import checksum_of, stamp_of
-from sagefm._graph import build_graph, check_graph
-from sagefm._registry import SectionKeys
-from sagefm.pretraining._reading import read_section, sections_of
+from sagefm.data import SetupKeys, checked_totals, checksum_of, graph_of, read_section, stamp_of
 
 FORMAT = 1
 
@@ -55,7 +50,7 @@ class SectionRecord:
         return len(self.depths)
 
 
-def record_of(path: Path, keys: SectionKeys, folder: Path | None) -> SectionRecord:
+def record_of(path: Path, keys: SetupKeys, folder: Path | None) -> SectionRecord:
     """Return the record of a section, from the cache in `folder` where the file has not changed since."""
     cached = None if folder is None else folder / f"{path.stem}-{_digest(path, keys)}.npz"
     size, modified = stamp_of(path)
@@ -68,27 +63,16 @@ def record_of(path: Path, keys: SectionKeys, folder: Path | None) -> SectionReco
     return record
 
 
-def _digest(path: Path, keys: SectionKeys) -> str:
+def _digest(path: Path, keys: SetupKeys) -> str:
     return hashlib.sha256(json.dumps([str(path.absolute()), asdict(keys)]).encode()).hexdigest()[:12]
 
 
-def _make(path: Path, keys: SectionKeys, size: int, modified: int) -> SectionRecord:
+def _make(path: Path, keys: SetupKeys, size: int, modified: int) -> SectionRecord:
     adata = read_section(path, keys)
     depths, gene_totals = checked_totals(adata.X, "the matrix of counts")
     graph, kind = graph_of(adata, keys)
     names = adata.var_names.to_numpy(dtype=str)
     return SectionRecord(path, size, modified, checksum_of(path), kind, names, gene_totals, depths, graph)
-
-
-def graph_of(adata: ad.AnnData, keys: SectionKeys) -> tuple[sp.csr_matrix, str]:
-    """Return the clean neighbour graph of a section, built if it has none, and where it comes from, in a line."""
-    samples = sections_of(adata, keys)
-    key, kind = f"{keys.neighbors_key}_connectivities", "as in the file"
-    if key not in adata.obsp:
-        where = {"spatial_key": keys.spatial_key, "key_added": keys.neighbors_key}
-        line = build_graph(adata, sections=samples, **where)
-        kind = line.split(": ", 1)[1]
-    return check_graph(adata.obsp[key], samples, key), kind
 
 
 def _save(record: SectionRecord, file: Path) -> None:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from sagefm._correlation import Moments, recovery_table
-from sagefm._recovery import random_masks
+from sagefm.model import Moments, random_masks, recovery_table, require_training, section_moments
+from sagefm.module import MASK_FRACTION
 from sagefm.pretraining._corpus import Corpus
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def corpus_recovery(
-    model: SAGEFM, corpus: Corpus, sections: Iterable[int], *, mask_fraction: float = 0.3, seed: int = 0
+    model: SAGEFM, corpus: Corpus, sections: Iterable[int], *, mask_fraction: float = MASK_FRACTION, seed: int = 0
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Score masked genes on sections of a corpus as :meth:`sagefm.SAGEFM.get_masked_recovery` does, one in memory.
 
@@ -65,13 +65,13 @@ def corpus_recovery(
     >>> len(by_section) == len(data.validation_sections)
     True
     """
-    model._require_training()
+    require_training(model)
     corpus.require_genes(model.genes)
     moments, totals = [], []
     for section in sections:
         spots = corpus.open(section, model.module.normalization)
         (mask,) = random_masks([seed, section], len(spots.genes), mask_fraction)
-        (found,) = model._moments(spots, mask, np.ones(spots.n_obs, dtype=bool), None, fit=False)
+        (found,) = section_moments(model.module, spots, mask, np.ones(spots.n_obs, dtype=bool), fit=False)
         table = recovery_table([[found]], spots.genes[spots.known])
         totals.append({"sample": corpus.table["sample"][section], "n_spots": spots.n_obs, **table.attrs})
         moments.append(_over_all_genes(found, spots.known))

@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from sagefm._errors import MissingKeyError
-from sagefm.pretraining._reading import is_section
+from sagefm.data import is_section
 
 PATH, SAMPLE = "path", "sample"
 
@@ -19,9 +19,9 @@ def section_table(sections: str | Path | Iterable[str | Path] | pd.DataFrame) ->
     if isinstance(sections, pd.DataFrame):
         table = sections.copy()
     elif isinstance(sections, str | Path):
-        table = _table_at(Path(sections))
+        table = _table_at(Path(sections).expanduser())
     else:
-        table = pd.DataFrame({PATH: list(sections)})
+        table = pd.DataFrame({PATH: [Path(path).expanduser() for path in sections]})
     if PATH not in table:
         raise MissingKeyError(f"The table of sections has no column {PATH!r}; it has {list(table)}.")
     if not len(table):

@@ -14,8 +14,8 @@ from sklearn.model_selection import LeaveOneGroupOut, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from sagefm._asked import obs_column
 from sagefm._errors import MissingKeyError
+from sagefm.data import obs_column
 from sagefm.tl._inputs import embedded, groups, neighborhood_mean_operator, representation, scaled_within
 from sagefm.tl._report import AnnotationReport, report_of
 

@@ -15,6 +15,7 @@ from sklearn.decomposition import PCA
 from sklearn.metrics import adjusted_rand_score
 from sklearn.mixture import GaussianMixture
 
+from sagefm._errors import refuse_unknown
 from sagefm.tl._inputs import embedded, groups, neighborhood_mean_operator, representation, scaled_within
 
 Method = Literal["gmm", "leiden"]
@@ -100,8 +101,7 @@ def domains(
     >>> adata.obs["domain"].cat.categories.tolist()
     ['1', '2', '3', '4', '5']
     """
-    if method not in get_args(Method):
-        raise ValueError(f"method={method!r} is not known; it is one of {get_args(Method)}.")
+    refuse_unknown("method", method, get_args(Method))
     keys = {"sample_key": sample_key, "scale_by": scale_by, "neighbors_key": neighbors_key}
     values = representation(adata, use_rep)
     rows = embedded(values, use_rep)

@@ -6,9 +6,8 @@ import numpy as np
 import scipy.sparse as sp
 from anndata import AnnData
 
-from sagefm._asked import obs_column
 from sagefm._errors import MissingKeyError
-from sagefm._graph import check_graph, neighbor_mean_operator
+from sagefm.data import check_graph, neighbor_mean_operator, obs_column
 
 
 def representation(adata: AnnData, use_rep: str) -> np.ndarray:

@@ -9,7 +9,7 @@ import pandas as pd
 
 from sagefm._errors import MissingKeyError
 from sagefm._logging import logger
-from sagefm._pairs import ROLES, shares_a_gene, split
+from sagefm.model.perturbation import ROLES, shares_a_gene, split
 
 if TYPE_CHECKING:
     from sagefm import SAGEFM
@@ -88,7 +88,7 @@ def _read(resource: str | Path | pd.DataFrame) -> pd.DataFrame:
     if isinstance(resource, pd.DataFrame):
         table = resource
     elif isinstance(resource, Path) or Path(resource).suffix:
-        table = pd.read_csv(resource, sep="\t" if Path(resource).suffix in (".tsv", ".txt") else ",")
+        table = pd.read_csv(Path(resource).expanduser(), sep="\t" if Path(resource).suffix in (".tsv", ".txt") else ",")
     else:
         table = _liana(resource)
     chosen = [next((name for name in names if name in table), None) for names in (_UPSTREAM, _DOWNSTREAM)]

@@ -1,0 +1,31 @@
+"""From an AnnData or a file to batches: counts, genes, neighbour graph, normalisation, splits."""
+
+from sagefm.data._batches import (
+    ABSENT_KEY,
+    N_NEIGHBORS_KEY,
+    NEIGHBORS_KEY,
+    UNIT_MEAN_KEY,
+    UNIT_SCALE_KEY,
+    NeighborhoodDataset,
+)
+from sagefm.data._checksums import checksum_of, stamp_of
+from sagefm.data._counts import checked_totals, in_memory, read_rows, row_chunks
+from sagefm.data._fields import SetupKeys, refuse_unknown_arguments
+from sagefm.data._genes import gene_names, match_genes, positions_of, refuse_duplicates
+from sagefm.data._graph import (
+    NEAREST_14,
+    build_graph,
+    check_graph,
+    compact_blocks,
+    detect_lattice,
+    neighbor_mean_operator,
+    spots_adjacent_to,
+)
+from sagefm.data._mudata import ModalityField, adata_and_fields, modality, refuse_mudata
+from sagefm.data._normalization import Normalization, log_scaled, with_current_names
+from sagefm.data._reading import graph_of, is_section, read_section, read_whole, sections_of
+from sagefm.data._registry import genes_of, make_registry, normalization_of, registry_with_genes
+from sagefm.data._selection import checked_rows, group_spots, obs_column, shares
+from sagefm.data._splitting import SectionSplitter, whole_groups
+from sagefm.data._spots import Mask, Spots, chunks, registered_spots, section_spots
+from sagefm.data._units import GeneMoments, SectionUnits, Units, section_units

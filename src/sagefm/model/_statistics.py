@@ -1,0 +1,29 @@
+"""Statistics of many genes or pairs at once, where some values may be NaN."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.stats import false_discovery_control, norm, t
+
+
+def q_values(p: np.ndarray) -> np.ndarray:
+    """Return Benjamini-Hochberg q-values; NaN stays NaN and does not count as a test."""
+    q = np.full(len(p), np.nan)
+    tested = np.isfinite(p)
+    q[tested] = false_discovery_control(np.asarray(p)[tested])
+    return q
+
+
+def fisher_average(r: np.ndarray, n: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Average correlations (sections, genes) over sections by Fisher's z; returns r and its two-sided p, (genes,)."""
+    weights = np.where(np.isnan(r), 0, np.maximum(n - 3, 0))
+    total = weights.sum(axis=0)
+    z = np.arctanh(np.nan_to_num(r).clip(-1 + 1e-9, 1 - 1e-9))
+    mean = np.where(total > 0, (weights * z).sum(axis=0) / np.maximum(total, 1), np.nan)
+    return np.tanh(mean), 2 * norm.sf(np.abs(mean) * np.sqrt(total))
+
+
+def pearson_p(r: np.ndarray, n: np.ndarray) -> np.ndarray:
+    """Return the two-sided p-value of a correlation over `n` independent entries."""
+    degrees = np.maximum(n - 2, 1)
+    return 2 * t.sf(np.abs(r) * np.sqrt(degrees / np.maximum(1 - r**2, 1e-300)), degrees)

@@ -1,0 +1,205 @@
+"""Validation spots are whole sections, or blocks of tissue that no training spot sees."""
+
+import re
+from collections.abc import Callable
+
+import anndata as ad
+import numpy as np
+import pytest
+import scipy.sparse as sp
+import scvi
+
+import sagefm
+from sagefm.data import NeighborhoodDataset, SectionSplitter, Spots, spots_adjacent_to
+
+
+def tissue_of(n_sections: int, size: int = 20) -> ad.AnnData:
+    return sagefm.datasets.simulated_tissue(
+        size, size, n_genes=70, n_interactions=1, n_sections=n_sections, outline="rectangle"
+    )
+
+
+def irregular_section() -> ad.AnnData:
+    """A section whose graph, the nearest 14, is directed."""
+    adata = tissue_of(1)
+    adata.obsm["spatial"] = np.random.default_rng(0).random((adata.n_obs, 2))
+    return adata
+
+
+TISSUES: dict[str, Callable[[], ad.AnnData]] = {
+    "one section": lambda: tissue_of(1),
+    "two sections": lambda: tissue_of(2),
+    "directed": irregular_section,
+}
+
+
+@pytest.fixture(scope="module", params=TISSUES)
+def spots(request: pytest.FixtureRequest, spots_of) -> Spots:
+    """Spots of too few sections to give one away."""
+    adata = TISSUES[request.param]()
+    sagefm.SAGEFM.setup_anndata(adata, sample_key="sample")
+    return spots_of(adata)
+
+
+@pytest.fixture(scope="module")
+def many_sections(spots_of) -> Spots:
+    adata = tissue_of(5, size=8)
+    sagefm.SAGEFM.setup_anndata(adata, sample_key="sample")
+    return spots_of(adata)
+
+
+@pytest.fixture(autouse=True)
+def seed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scvi.settings, "seed", 0)
+
+
+def split(spots: Spots, **kwargs: object) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    splitter = SectionSplitter(spots, **kwargs)
+    splitter.setup()
+    return splitter.train_idx, splitter.val_idx, splitter.test_idx
+
+
+seeds = pytest.mark.parametrize("number", range(5))
+
+
+# Whole sections.
+
+
+@seeds
+@pytest.mark.parametrize(("train_size", "n_held_out"), [(None, 1), (0.8, 1), (0.7, 2), (0.41, 3), (0.01, 4)])
+def test_of_several_sections_whole_ones_are_held_out(many_sections, monkeypatch, number, train_size, n_held_out):
+    monkeypatch.setattr(scvi.settings, "seed", number)
+    training, validation, neither = split(many_sections, train_size=train_size)
+    held_out = set(many_sections.sections[validation])
+    assert len(held_out) == n_held_out
+    assert held_out.isdisjoint(many_sections.sections[training])
+    assert sorted([*training, *validation]) == list(range(many_sections.n_obs))
+    assert len(neither) == 0
+
+
+def test_every_section_has_its_turn(many_sections, monkeypatch):
+    held_out = set()
+    for number in range(30):
+        monkeypatch.setattr(scvi.settings, "seed", number)
+        held_out |= set(many_sections.sections[split(many_sections)[1]])
+    assert held_out == set(many_sections.sections)
+
+
+def test_three_sections_are_several(spots_of):
+    adata = tissue_of(3, size=8)
+    sagefm.SAGEFM.setup_anndata(adata, sample_key="sample")
+    spots = spots_of(adata)
+    training, validation, _ = split(spots)
+    assert len(set(spots.sections[validation])) == 1
+    assert len(training) == 128
+
+
+# Blocks of tissue.
+
+
+@seeds
+def test_no_training_spot_has_a_validation_spot_among_its_neighbours(spots, monkeypatch, number):
+    monkeypatch.setattr(scvi.settings, "seed", number)
+    training, validation, _ = split(spots)
+    assert len(training) > 0 and len(validation) > 0
+    assert spots.graph[training][:, validation].nnz == 0
+    assert spots.graph[:, validation].nnz > 0
+
+
+def test_no_count_of_a_validation_spot_is_in_a_training_batch(spots, spots_of):
+    training, validation, _ = split(spots)
+    changed = spots.adata.copy()
+    counts = changed.X.toarray()
+    counts[validation] += 100
+    changed.X = sp.csr_matrix(counts)
+    other = spots_of(changed, like=spots.adata)
+    assert not np.array_equal(other.counts(validation).toarray(), spots.counts(validation).toarray())
+    for one, two in zip(spots.gene_moments(training), other.gene_moments(training), strict=True):
+        assert np.array_equal(one, two)
+    batch, same = NeighborhoodDataset(spots)[training], NeighborhoodDataset(other)[training]
+    for key in batch:
+        assert np.array_equal(batch[key], same[key])
+
+
+def test_training_spots_are_all_that_do_not_see_a_validation_spot(spots):
+    training, validation, _ = split(spots)
+    elsewhere = np.setdiff1d(np.arange(spots.n_obs), validation)
+    assert set(training) == set(elsewhere) - set(spots_adjacent_to(spots.graph, validation))
+
+
+def test_spots_in_between_serve_for_nothing(spots):
+    training, validation, test = split(spots)
+    assert set(training).isdisjoint(validation)
+    assert len(training) + len(validation) < spots.n_obs
+    assert len(test) == 0
+
+
+@pytest.mark.parametrize("share", [0.05, 0.1, 0.25])
+def test_the_share_held_out_is_as_asked_in_every_section(spots, share):
+    _, validation, _ = split(spots, train_size=1 - share)
+    _, n_spots = np.unique(spots.sections, return_counts=True)
+    _, n_held_out = np.unique(spots.sections[validation], return_counts=True)
+    assert n_held_out.tolist() == [round(share * n) for n in n_spots]
+
+
+def test_a_tenth_is_held_out_by_default(spots):
+    assert len(split(spots)[1]) == round(0.1 * spots.n_obs)
+
+
+# What is asked for.
+
+
+def test_train_size_one_trains_on_everything(spots, many_sections):
+    for of in (spots, many_sections):
+        training, validation, neither = split(of, train_size=1)
+        assert training.tolist() == list(range(of.n_obs))
+        assert len(validation) == len(neither) == 0
+        assert SectionSplitter(of, train_size=1.0).n_val == 0
+
+
+@pytest.mark.parametrize("train_size", [0, -0.1, 1.01, 90])
+def test_a_train_size_that_is_no_share_is_refused(spots, train_size):
+    message = f"train_size={train_size} must be above 0 and at most 1."
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        SectionSplitter(spots, train_size=train_size)
+
+
+def test_the_seed_of_scvi_tools_fixes_the_split(spots, many_sections, monkeypatch):
+    for of in (spots, many_sections):
+        splits = []
+        for number in (1, 1, 2, 3, 4, 5):
+            monkeypatch.setattr(scvi.settings, "seed", number)
+            splits.append(split(of)[1].tolist())
+        assert splits[0] == splits[1]
+        assert any(other != splits[0] for other in splits[2:])
+
+
+def test_external_indexing_is_taken_as_it_is(spots):
+    shuffled = np.random.default_rng(0).permutation(spots.n_obs)
+    parts = [shuffled[:100], shuffled[100:150], shuffled[150:]]
+    for asked, taken in zip(parts, split(spots, external_indexing=list(parts)), strict=True):
+        assert np.array_equal(asked, taken)
+
+
+def test_external_indexing_reaches_training_through_the_model():
+    adata = tissue_of(1, size=10)
+    sagefm.SAGEFM.setup_anndata(adata)
+    model = sagefm.SAGEFM(adata, n_hidden=4, n_latent=2)
+    parts = [np.arange(60), np.arange(60, 90), np.arange(90, 100)]
+    model.train(
+        max_epochs=1, accelerator="cpu", enable_progress_bar=False, datasplitter_kwargs={"external_indexing": parts}
+    )
+    for asked, taken in zip(parts, (model.train_indices, model.validation_indices, model.test_indices), strict=True):
+        assert np.array_equal(asked, taken)
+
+
+def test_batches_are_of_the_asked_size_and_of_the_set_they_are_for(spots):
+    splitter = SectionSplitter(spots, batch_size=32)
+    splitter.setup()
+    loaders = (splitter.train_dataloader(), splitter.val_dataloader())
+    for loader, rows in zip(loaders, (splitter.train_idx, splitter.val_idx), strict=True):
+        counts = [batch["X"].numpy() for batch in loader]
+        assert max(len(batch) for batch in counts) == min(32, len(rows))
+        met, expected = np.concatenate(counts), spots.counts(rows).toarray()
+        assert np.array_equal(np.unique(met, axis=0), np.unique(expected, axis=0))
+        assert len(met) == len(rows)

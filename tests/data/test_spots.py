@@ -1,0 +1,215 @@
+"""What the network reads: centres and the means of their neighbours, by names, from anywhere."""
+
+from pathlib import Path
+
+import anndata as ad
+import numpy as np
+import pytest
+import scipy.sparse as sp
+import torch
+from scvi import REGISTRY_KEYS
+from scvi.dataloaders import AnnDataLoader
+
+import sagefm
+from sagefm.data import ABSENT_KEY, N_NEIGHBORS_KEY, NEIGHBORS_KEY, NeighborhoodDataset
+
+ROWS = np.array([100, 3, 57, 58, 3])
+
+
+@pytest.fixture
+def section(tissue: ad.AnnData) -> ad.AnnData:
+    """A section that was set up, with a spot (7) that reads nobody."""
+    adata = tissue.copy()
+    sagefm.SAGEFM.setup_anndata(adata)
+    graph = adata.obsp["spatial_connectivities"].tolil()
+    graph[7] = 0
+    adata.obsp["spatial_connectivities"] = graph.tocsr()
+    return adata
+
+
+def log_by_hand(counts: np.ndarray, like: ad.AnnData, seen: np.ndarray) -> np.ndarray:
+    """Bring counts to the median depth of `like`, by the genes in `seen` and their share in all counts of `like`."""
+    model_counts = like.X.toarray().astype(float)
+    share = (model_counts.sum(axis=0) / model_counts.sum())[seen].sum()
+    size = (counts * seen).sum(axis=1, keepdims=True) / share
+    return np.log1p(counts * seen * np.median(model_counts.sum(axis=1)) / size)
+
+
+def means_by_hand(logged: np.ndarray, adata: ad.AnnData) -> np.ndarray:
+    edges = adata.obsp["spatial_connectivities"].toarray() > 0
+    return np.stack([logged[row].mean(axis=0) if row.any() else np.zeros(logged.shape[1]) for row in edges])
+
+
+def assert_batch(batch: dict, rows: np.ndarray, counts: np.ndarray, means: np.ndarray, adata: ad.AnnData) -> None:
+    degree = (adata.obsp["spatial_connectivities"].toarray() > 0).sum(axis=1)
+    assert np.array_equal(batch[REGISTRY_KEYS.X_KEY], counts[rows])
+    np.testing.assert_allclose(batch[NEIGHBORS_KEY], means[rows], rtol=1e-5, atol=1e-6)
+    assert np.array_equal(batch[N_NEIGHBORS_KEY], degree[rows][:, None])
+
+
+# Batches.
+
+
+@pytest.mark.parametrize("rows", [ROWS, np.array([7]), np.arange(192)], ids=["some", "isolated", "all"])
+def test_a_batch_is_what_it_is_by_hand(section, spots_of, rows):
+    counts = section.X.toarray()
+    logged = log_by_hand(counts, section, np.ones(section.n_vars, dtype=bool))
+    batch = NeighborhoodDataset(spots_of(section))[rows]
+    assert_batch(batch, rows, counts, means_by_hand(logged, section), section)
+
+
+def test_a_batch_of_raw_counts_is_what_it_is_by_hand(section, spots_of):
+    counts = section.X.toarray()
+    batch = NeighborhoodDataset(spots_of(section, method="none"))[ROWS]
+    assert_batch(batch, ROWS, counts, means_by_hand(np.log1p(counts), section), section)
+
+
+def test_a_centre_is_no_part_of_its_neighbours_mean(section, spots_of):
+    other = section.copy()
+    other.X = sp.csr_matrix(other.X.toarray() + 90 * (np.arange(other.n_obs) == 57)[:, None], dtype=np.float32)
+    spots, changed = spots_of(section), spots_of(other, like=section)
+    assert np.array_equal(spots.neighborhood_means(np.array([57])), changed.neighborhood_means(np.array([57])))
+    reader = section.obsp["spatial_connectivities"][:, [57]].tocoo().row[:1]
+    assert not np.array_equal(spots.neighborhood_means(reader), changed.neighborhood_means(reader))
+
+
+def test_a_batch_is_of_float32_and_says_which_genes_are_known(section, spots_of):
+    batch = NeighborhoodDataset(spots_of(section))[ROWS]
+    for key in (REGISTRY_KEYS.X_KEY, NEIGHBORS_KEY, N_NEIGHBORS_KEY):
+        assert batch[key].dtype == np.float32
+    assert torch.equal(batch[ABSENT_KEY], torch.ones(1, section.n_vars))
+
+
+def test_counts_are_sparse_until_they_are_a_batch(section, spots_of):
+    spots = spots_of(section)
+    assert isinstance(spots.counts(ROWS), sp.csr_matrix)
+    assert isinstance(spots.log(ROWS), sp.csr_matrix)
+
+
+def test_a_loader_goes_over_the_spots_in_order(section, spots_of):
+    spots = spots_of(section)
+    loader = AnnDataLoader(spots, indices=np.arange(150), batch_size=64, shuffle=False)
+    batches = list(loader)
+    assert [len(batch[REGISTRY_KEYS.X_KEY]) for batch in batches] == [64, 64, 22]
+    whole = NeighborhoodDataset(spots)[np.arange(150)]
+    for key in (REGISTRY_KEYS.X_KEY, NEIGHBORS_KEY, N_NEIGHBORS_KEY):
+        np.testing.assert_allclose(np.concatenate([batch[key] for batch in batches]), whole[key], rtol=1e-6)
+    for key in whole.keys() - {REGISTRY_KEYS.X_KEY, NEIGHBORS_KEY, N_NEIGHBORS_KEY}:  # one row for all spots
+        assert len(whole[key]) == 1 and all(np.array_equal(batch[key], whole[key]) for batch in batches)
+
+
+def test_a_dataset_has_as_many_rows_as_spots(section, spots_of):
+    assert len(NeighborhoodDataset(spots_of(section))) == section.n_obs
+
+
+# Genes in another order, missing, or unknown.
+
+
+def test_genes_in_another_order_give_the_same_batch(section, spots_of):
+    shuffled = section[:, np.random.default_rng(0).permutation(section.n_vars)].copy()
+    expected = NeighborhoodDataset(spots_of(section))[ROWS]
+    for key, value in NeighborhoodDataset(spots_of(shuffled, like=section))[ROWS].items():
+        np.testing.assert_allclose(value, expected[key], rtol=1e-5, atol=1e-7)
+
+
+def test_missing_genes_are_zero_and_unknown_genes_do_not_count(section, spots_of):
+    present = np.random.default_rng(1).permutation(section.n_vars)[:100]
+    panel = section[:, present].copy()
+    panel.var_names = [*panel.var_names[:90], *(f"UNKNOWN{i}" for i in range(10))]
+    known = np.isin(np.arange(section.n_vars), present[:90])
+    counts = section.X.toarray() * known
+    means = means_by_hand(log_by_hand(counts, section, known), section)
+    spots = spots_of(panel, like=section)
+    assert np.array_equal(spots.known, known)
+    batch = NeighborhoodDataset(spots)[ROWS]
+    assert_batch(batch, ROWS, counts, means, section)
+    assert np.array_equal(batch[ABSENT_KEY], known[None])
+
+
+def test_hidden_genes_are_in_the_counts_but_not_on_the_log_scale(section, spots_of):
+    hidden = np.arange(section.n_vars) % 4 == 0
+    spots = spots_of(section, hidden)
+    logged = log_by_hand(section.X.toarray(), section, ~hidden)
+    assert np.array_equal(spots.counts(ROWS).toarray(), section.X.toarray()[ROWS])
+    np.testing.assert_allclose(spots.log(ROWS).toarray(), logged[ROWS], rtol=1e-5)
+    np.testing.assert_allclose(spots.neighborhood_means(ROWS), means_by_hand(logged, section)[ROWS], rtol=1e-5)
+
+
+# Counts in a file.
+
+
+@pytest.fixture(params=["sparse", "sparse by columns", "dense", "layer"])
+def backed(request: pytest.FixtureRequest, section: ad.AnnData, tmp_path: Path):
+    """The section in a file, with genes in another order, and how to set it up."""
+    stored = section[:, ::-1].copy()
+    layer = None
+    if request.param == "layer":
+        layer, stored.layers["counts"] = "counts", stored.X
+    else:
+        stored.X = {"sparse": sp.csr_matrix, "sparse by columns": sp.csc_matrix, "dense": sp.csr_matrix.toarray}[
+            request.param
+        ](stored.X)
+    stored.write_h5ad(tmp_path / "section.h5ad")
+    adata = ad.read_h5ad(tmp_path / "section.h5ad", backed="r")
+    sagefm.SAGEFM.setup_anndata(adata, layer=layer)
+    yield adata
+    adata.file.close()
+
+
+def test_a_file_gives_what_memory_gives(backed, spots_of):
+    from_file = NeighborhoodDataset(spots_of(backed))[ROWS]
+    in_memory = backed.to_memory()
+    sagefm.SAGEFM.setup_anndata(in_memory, layer="counts" if in_memory.layers else None)
+    for key, value in NeighborhoodDataset(spots_of(in_memory))[ROWS].items():
+        np.testing.assert_allclose(from_file[key], value, rtol=1e-5, atol=1e-7)
+
+
+def test_a_file_gives_a_model_what_memory_gives(backed, section, spots_of):
+    layer = "counts" if backed.layers else None
+    section.layers["counts"] = section.X
+    sagefm.SAGEFM.setup_anndata(section, layer=layer)
+    from_file = NeighborhoodDataset(spots_of(backed, like=section))[ROWS]
+    for key, value in NeighborhoodDataset(spots_of(section))[ROWS].items():
+        np.testing.assert_allclose(from_file[key], value, rtol=1e-5, atol=1e-7)
+
+
+def test_hidden_genes_are_hidden_in_a_file_too(backed, section, spots_of):
+    hidden = np.arange(section.n_vars) % 4 == 0
+    spots = spots_of(backed, hidden[::-1])
+    logged = log_by_hand(section.X.toarray(), section, ~hidden)
+    np.testing.assert_allclose(spots.log(ROWS).toarray()[:, ::-1], logged[ROWS], rtol=1e-5)
+    means = means_by_hand(logged, section)[ROWS]
+    np.testing.assert_allclose(spots.neighborhood_means(ROWS)[:, ::-1], means, rtol=1e-5)
+
+
+def test_a_file_is_read_in_pieces_as_in_one(backed, spots_of):
+    spots = spots_of(backed)
+    pieces = [spots.log(piece) for piece in spots.chunks(np.arange(192), 50)]
+    assert [piece.shape[0] for piece in pieces] == [50, 50, 50, 42]
+    assert np.array_equal(sp.vstack(pieces).toarray(), spots.log(np.arange(192)).toarray())
+
+
+# The units of genes.
+
+
+@pytest.mark.parametrize("rows", [np.arange(192), ROWS, np.tile(np.arange(192), 24)], ids=["all", "some", "many"])
+def test_moments_are_mean_and_deviation_on_the_log_scale(section, spots_of, rows):
+    logged = log_by_hand(section.X.toarray(), section, np.ones(section.n_vars, dtype=bool))[rows]
+    mean, deviation = spots_of(section).gene_moments(rows)
+    np.testing.assert_allclose(mean, logged.mean(axis=0), rtol=1e-5)
+    np.testing.assert_allclose(deviation, logged.std(axis=0), rtol=1e-5, atol=1e-7)
+
+
+def test_a_gene_that_does_not_vary_has_no_deviation(section, spots_of):
+    section.X = sp.csr_matrix(np.full(section.shape, 3, dtype=np.float32))
+    sagefm.SAGEFM.setup_anndata(section)
+    mean, deviation = spots_of(section).gene_moments(np.arange(192))
+    np.testing.assert_allclose(mean, np.log1p(3), rtol=1e-5)
+    np.testing.assert_allclose(deviation, 0, atol=1e-5)
+
+
+def test_moments_from_a_file_are_those_from_memory(backed, spots_of):
+    from_file = spots_of(backed).gene_moments(ROWS)
+    in_memory = backed.to_memory()
+    sagefm.SAGEFM.setup_anndata(in_memory, layer="counts" if in_memory.layers else None)
+    np.testing.assert_allclose(from_file, spots_of(in_memory).gene_moments(ROWS), rtol=1e-6)
