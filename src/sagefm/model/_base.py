@@ -26,10 +26,7 @@ class SpotModel(BaseModelClass):
 
         Examples
         --------
-        >>> import sagefm
-        >>> adata = sagefm.datasets.simulated_tissue(12, 12, n_genes=200)
-        >>> sagefm.SAGEFM.setup_anndata(adata)
-        >>> sagefm.SAGEFM(adata).genes.equals(adata.var_names)
+        >>> model.genes.equals(adata.var_names)
         True
         """
         return genes_of(self.registry_)

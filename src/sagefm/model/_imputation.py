@@ -83,11 +83,6 @@ class ImputationMixin(SpotModel):
 
         Examples
         --------
-        >>> import sagefm
-        >>> adata = sagefm.datasets.simulated_tissue(12, 12, n_genes=200)
-        >>> sagefm.SAGEFM.setup_anndata(adata)
-        >>> model = sagefm.SAGEFM(adata)
-        >>> model.train(max_epochs=1, enable_progress_bar=False)
         >>> recovered = model.impute_masked(genes=list(adata.var_names[:2]))
         >>> recovered.shape == (adata.n_obs, 2)
         True

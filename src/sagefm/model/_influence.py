@@ -88,11 +88,6 @@ class InfluenceMixin(SpotModel):
 
         Examples
         --------
-        >>> import sagefm
-        >>> adata = sagefm.datasets.simulated_tissue(12, 12, n_genes=200)
-        >>> sagefm.SAGEFM.setup_anndata(adata)
-        >>> model = sagefm.SAGEFM(adata)
-        >>> model.train(max_epochs=1, enable_progress_bar=False)
         >>> influence = model.get_gene_influence("TGT1")
         >>> list(influence.columns)
         ['target', 'gene', 'center', 'neighbors', 'center_size', 'neighbors_size']

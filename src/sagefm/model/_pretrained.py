@@ -72,11 +72,6 @@ class PretrainedMixin(SpotModel):
 
         Examples
         --------
-        >>> import sagefm
-        >>> adata = sagefm.datasets.simulated_tissue(12, 12, n_genes=200)
-        >>> sagefm.SAGEFM.setup_anndata(adata)
-        >>> model = sagefm.SAGEFM(adata)
-        >>> model.train(max_epochs=1, enable_progress_bar=False)
         >>> model.save_pretrained(getfixture("tmp_path") / "weights")
         >>> same = sagefm.SAGEFM.from_pretrained(getfixture("tmp_path") / "weights", adata)
         >>> bool((same.get_latent_representation() == model.get_latent_representation()).all())

@@ -94,11 +94,6 @@ class RecoveryMixin(SpotModel):
 
         Examples
         --------
-        >>> import sagefm
-        >>> adata = sagefm.datasets.simulated_tissue(12, 12, n_genes=200)
-        >>> sagefm.SAGEFM.setup_anndata(adata)
-        >>> model = sagefm.SAGEFM(adata)
-        >>> model.train(max_epochs=1, enable_progress_bar=False)
         >>> recovery = model.get_masked_recovery()
         >>> recovery.loc["GENE0001", ["r", "r_neighbors"]].shape
         (2,)

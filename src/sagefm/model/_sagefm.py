@@ -235,11 +235,6 @@ class SAGEFM(
 
         Examples
         --------
-        >>> import sagefm
-        >>> adata = sagefm.datasets.simulated_tissue(12, 12, n_genes=200)
-        >>> sagefm.SAGEFM.setup_anndata(adata)
-        >>> model = sagefm.SAGEFM(adata)
-        >>> model.train(max_epochs=1, enable_progress_bar=False)
         >>> latent = model.get_latent_representation()
         >>> bool((adata.obsm["X_sagefm"] == latent).all())
         True
@@ -331,12 +326,7 @@ class SAGEFM(
 
         Examples
         --------
-        >>> import sagefm
         >>> import scvi
-        >>> adata = sagefm.datasets.simulated_tissue(12, 12, n_genes=200)
-        >>> sagefm.SAGEFM.setup_anndata(adata)
-        >>> model = sagefm.SAGEFM(adata)
-        >>> model.train(max_epochs=1, enable_progress_bar=False)
         >>> model.save(getfixture("tmp_path") / "model")
         >>> scvi.settings.verbosity = "WARNING"  # else its log says where the file is
         >>> sagefm.SAGEFM.load(getfixture("tmp_path") / "model", adata).is_trained

@@ -61,11 +61,6 @@ def ligand_receptor_screen(
 
     Examples
     --------
-    >>> import sagefm
-    >>> adata = sagefm.datasets.simulated_tissue(12, 12, n_genes=200)
-    >>> sagefm.SAGEFM.setup_anndata(adata)
-    >>> model = sagefm.SAGEFM(adata)
-    >>> model.train(max_epochs=1, enable_progress_bar=False)
     >>> pairs = adata.uns["simulated_tissue"]["interactions"]
     >>> screen = sagefm.tl.ligand_receptor_screen(model, pairs, n_controls=20)
     >>> len(screen) == len(pairs) == len(adata.uns["ligand_receptor_screen"])

@@ -132,11 +132,6 @@ class PerturbationMixin(SpotModel):
 
         Examples
         --------
-        >>> import sagefm
-        >>> adata = sagefm.datasets.simulated_tissue(12, 12, n_genes=200)
-        >>> sagefm.SAGEFM.setup_anndata(adata)
-        >>> model = sagefm.SAGEFM(adata)
-        >>> model.train(max_epochs=1, enable_progress_bar=False)
         >>> table = model.perturb(["LIG1", "LIG2"], "TGT1", n_controls=20)
         >>> table[["source", "target"]].to_numpy().tolist()
         [['LIG1', 'TGT1'], ['LIG2', 'TGT1']]
@@ -207,11 +202,6 @@ class PerturbationMixin(SpotModel):
 
         Examples
         --------
-        >>> import sagefm
-        >>> adata = sagefm.datasets.simulated_tissue(12, 12, n_genes=200)
-        >>> sagefm.SAGEFM.setup_anndata(adata)
-        >>> model = sagefm.SAGEFM(adata)
-        >>> model.train(max_epochs=1, enable_progress_bar=False)
         >>> model.get_dose_response("LIG1", "TGT1", levels=3).shape == (adata.n_obs, 3)
         True
         """
