@@ -16,7 +16,7 @@ from sagefm.module import EgoGCNConv, EgoSAGEConv, Encoder
 
 CONVOLUTIONS = {"gcn": (EgoGCNConv, GCNConv), "sage": (EgoSAGEConv, SAGEConv)}
 N_SPOTS = 6
-# Of sums of some hundred terms, relative to the largest number of an array.
+# Rounding of sums of some hundred terms, relative to the largest number of an array.
 ROUNDING = {torch.float32: 5e-5, torch.float64: 1e-13}
 
 every_convolution = pytest.mark.parametrize("name", CONVOLUTIONS)
@@ -32,7 +32,7 @@ def seed() -> None:
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread() -> Iterator[None]:
-    """Sums as small as these take many times longer on several threads where the processor is busy."""
+    """On a busy processor, sums as small as these are many times slower on several threads."""
     n_threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -46,7 +46,7 @@ def assert_same(one: Tensor, other: Tensor) -> None:
 
 
 def ego_nodes(n_neighbors: int, n_in: int, *, masked: bool, dtype: torch.dtype) -> Tensor:
-    """Return what spots and their neighbours hold, (spots, 1 + neighbours, in), the centres partly masked if asked."""
+    """Return the input of spots and their neighbours, (spots, 1 + neighbours, in), with centres partly `masked`."""
     generator = torch.Generator().manual_seed(n_neighbors)
     nodes = torch.rand(N_SPOTS, 1 + n_neighbors, n_in, generator=generator, dtype=dtype)
     if masked:
@@ -55,7 +55,7 @@ def ego_nodes(n_neighbors: int, n_in: int, *, masked: bool, dtype: torch.dtype) 
 
 
 def complete_graphs(n_nodes: int) -> Tensor:
-    """Return the edges of one complete graph a spot, one after another, without self loops."""
+    """Return the edges of one complete graph per spot, one after another, without self loops."""
     pairs = torch.tensor([(i, j) for i in range(n_nodes) for j in range(n_nodes) if i != j]).T
     return torch.cat([pairs + n_nodes * spot for spot in range(N_SPOTS)], dim=1)
 
@@ -70,7 +70,7 @@ def at_centers(on_nodes: Tensor, n_nodes: int) -> Tensor:
 
 
 def with_random_biases(module: nn.Module) -> nn.Module:
-    """PyG starts with biases of zero, which would hide where they are added."""
+    """Draw biases: those of PyG are zero at first, which would hide where they are added."""
     for name, parameter in module.named_parameters():
         if name.endswith("bias"):
             nn.init.normal_(parameter)
@@ -82,11 +82,11 @@ def gradients(output: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
     return torch.autograd.grad((output * weights).sum(), inputs)
 
 
-# Subclasses in good standing.
+# Subclasses of the convolutions of PyTorch Geometric.
 
 
 @every_convolution
-def test_a_convolution_is_pygs_with_pygs_weights(name):
+def test_a_convolution_has_the_weights_of_pyg(name):
     ours, theirs = (kind(7, 5) for kind in CONVOLUTIONS[name])
     assert isinstance(ours, CONVOLUTIONS[name][1])
     assert {key: value.shape for key, value in ours.state_dict().items()} == {
@@ -95,14 +95,14 @@ def test_a_convolution_is_pygs_with_pygs_weights(name):
 
 
 @every_convolution
-def test_the_ordinary_forward_is_pygs_on_any_graph(name):
+def test_forward_is_that_of_pyg_on_any_graph(name):
     ours, theirs = (kind(7, 5) for kind in CONVOLUTIONS[name])
     ours.load_state_dict(theirs.state_dict())
     x, edge_index = torch.rand(20, 7), torch.randint(0, 20, (2, 60))
     assert torch.equal(ours(x, edge_index), theirs(x, edge_index))
 
 
-def test_the_encoder_of_the_paper_has_the_names_of_its_checkpoint():
+def test_the_encoder_of_the_paper_has_the_weight_names_of_its_checkpoint():
     encoder = Encoder([9, 8, 7, 6, 5, 4], conv="gcn", dropout_rate=0)
     expected = {f"conv{number}.{part}" for number in range(1, 6) for part in ("lin.weight", "bias")}
     assert set(encoder.state_dict()) == expected
@@ -116,7 +116,7 @@ def test_the_encoder_of_the_paper_has_the_names_of_its_checkpoint():
 @masked_or_not
 @both_precisions
 @pytest.mark.parametrize("sizes", [(5, 3), (64, 40)], ids=str)
-def test_the_closed_form_is_the_convolution_of_the_centre(name, n_neighbors, masked, dtype, sizes):
+def test_the_closed_form_equals_the_convolution_of_the_centre(name, n_neighbors, masked, dtype, sizes):
     conv = with_random_biases(CONVOLUTIONS[name][0](*sizes)).to(dtype)
     nodes = ego_nodes(n_neighbors, sizes[0], masked=masked, dtype=dtype).requires_grad_()
     on_graph = at_centers(conv(nodes.flatten(0, 1), complete_graphs(1 + n_neighbors)), 1 + n_neighbors)
@@ -128,7 +128,7 @@ def test_the_closed_form_is_the_convolution_of_the_centre(name, n_neighbors, mas
 
 
 @every_neighborhood
-def test_all_nodes_of_a_gcn_ego_graph_come_out_the_same(n_neighbors):
+def test_all_nodes_of_a_gcn_ego_graph_have_the_same_output(n_neighbors):
     conv = EgoGCNConv(5, 3)
     nodes = ego_nodes(n_neighbors, 5, masked=False, dtype=torch.float32)
     out = conv(nodes.flatten(0, 1), complete_graphs(1 + n_neighbors)).reshape(N_SPOTS, 1 + n_neighbors, 3)
@@ -138,7 +138,7 @@ def test_all_nodes_of_a_gcn_ego_graph_come_out_the_same(n_neighbors):
 @every_convolution
 @every_neighborhood
 @both_precisions
-def test_projecting_first_and_averaging_then_is_the_same(name, n_neighbors, dtype):
+def test_averaging_projections_equals_projecting_the_average(name, n_neighbors, dtype):
     conv = with_random_biases(CONVOLUTIONS[name][0](12, 7)).to(dtype)
     nodes = ego_nodes(n_neighbors, 12, masked=False, dtype=dtype)
     center, mean, number = center_and_mean(nodes)
@@ -146,7 +146,15 @@ def test_projecting_first_and_averaging_then_is_the_same(name, n_neighbors, dtyp
     assert_same(conv.combine(conv.project_center(center), projected, number), conv.closed_form(center, mean, number))
 
 
-def test_sage_weighs_the_centre_by_its_own_and_gcn_by_its_share():
+@every_convolution
+def test_projections_are_linear(name):
+    conv = with_random_biases(CONVOLUTIONS[name][0](12, 7))
+    for project in (conv.project_center, conv.project_neighbor):
+        x, y = torch.rand(2, 5, 12)
+        torch.testing.assert_close(project(2 * x - y), 2 * project(x) - project(y))
+
+
+def test_sage_weights_the_centre_separately_and_gcn_by_its_share():
     center, mean, number = torch.ones(1, 1), torch.zeros(1, 1), torch.full((1, 1), 4.0)
     gcn, sage = EgoGCNConv(1, 1), EgoSAGEConv(1, 1)
     for parameter in (*gcn.parameters(), *sage.parameters()):
@@ -169,7 +177,7 @@ def encoder_of(conv: str, depth: int, dtype: torch.dtype) -> Encoder:
 @every_neighborhood
 @masked_or_not
 @both_precisions
-def test_the_encoder_is_the_same_on_explicit_graphs(name, depth, n_neighbors, masked, dtype):
+def test_the_encoder_gives_the_same_on_explicit_graphs(name, depth, n_neighbors, masked, dtype):
     encoder = encoder_of(name, depth, dtype)
     nodes = ego_nodes(n_neighbors, 20, masked=masked, dtype=dtype).requires_grad_()
     on_graph = at_centers(encoder.on_graph(nodes.flatten(0, 1), complete_graphs(1 + n_neighbors)), 1 + n_neighbors)
@@ -189,7 +197,7 @@ def test_an_isolated_spot_is_its_own_neighbourhood(name):
 
 
 @every_convolution
-def test_neighbourhoods_of_several_sizes_go_in_one_batch(name):
+def test_a_batch_may_mix_neighbourhoods_of_several_sizes(name):
     encoder = encoder_of(name, 2, torch.float64)
     batches = [center_and_mean(ego_nodes(n, 20, masked=False, dtype=torch.float64)) for n in (1, 3, 14)]
     isolated = torch.rand(2, 20, dtype=torch.float64)
@@ -202,7 +210,7 @@ def test_neighbourhoods_of_several_sizes_go_in_one_batch(name):
 
 
 def directed_section(tissue: ad.AnnData) -> ad.AnnData:
-    """Return a section with a directed graph, a spot that reads nobody, and one that moreover nobody reads."""
+    """Return a section with a directed graph: spots 3 and 4 have no neighbours, and spot 4 is nobody's neighbour."""
     adata, rng = tissue.copy(), np.random.default_rng(0)
     graph = np.zeros((adata.n_obs, adata.n_obs), dtype=np.float32)
     for spot in range(adata.n_obs):
@@ -238,7 +246,7 @@ def briefly_trained(adata: ad.AnnData, **kwargs: object) -> sagefm.SAGEFM:
         {"conv": "gcn"},
         {"conv": "gcn", "n_layers": 5, "normalization": "none", "scale_genes": False},
     ],
-    ids=["sage", "gcn", "as in the paper"],
+    ids=["sage", "gcn", "published"],
 )
 def model(request: pytest.FixtureRequest, lattice: ad.AnnData) -> sagefm.SAGEFM:
     return briefly_trained(lattice, **request.param)
@@ -250,17 +258,17 @@ def latent_on_graphs(model: sagefm.SAGEFM, adata: ad.AnnData) -> np.ndarray:
         return model.module.encoder.on_graph(graphs.x, graphs.edge_index)[graphs.ptr[:-1]].numpy()
 
 
-def test_graphs_for_pyg_give_the_latent_representation(model, lattice):
+def test_pyg_graphs_give_the_latent_representation(model, lattice):
     latent = model.get_latent_representation(lattice, key_added=None)
     np.testing.assert_allclose(latent_on_graphs(model, lattice), latent, atol=1e-5 * np.abs(latent).max())
 
 
-def test_graphs_for_pyg_give_it_on_a_directed_graph_with_isolated_spots_too(model, directed):
+def test_pyg_graphs_give_the_latent_representation_on_a_directed_graph_with_isolated_spots(model, directed):
     latent = model.get_latent_representation(directed, key_added=None)
     np.testing.assert_allclose(latent_on_graphs(model, directed), latent, atol=1e-5 * np.abs(latent).max())
 
 
-def test_a_graph_for_pyg_holds_a_spot_its_neighbours_and_every_edge(model, directed):
+def test_a_pyg_graph_is_complete_on_a_spot_and_its_neighbours(model, directed):
     graph = directed.obsp["spatial_connectivities"]
     for data in model.to_pyg([7, 20], directed):
         neighbors = np.setdiff1d(graph[[data.center]].indices, data.center)
@@ -269,5 +277,5 @@ def test_a_graph_for_pyg_holds_a_spot_its_neighbours_and_every_edge(model, direc
         assert not data.has_self_loops() and data.is_undirected()
 
 
-def test_graphs_for_pyg_come_in_the_asked_order(model, lattice):
+def test_pyg_graphs_have_the_order_of_the_indices(model, lattice):
     assert [data.center for data in model.to_pyg([9, 2, 5], lattice)] == [9, 2, 5]

@@ -1,4 +1,4 @@
-"""The fit to a section: the regression that it says it is, blind to what is masked, and worth its time."""
+"""The fit to a section: the regression that it claims to be, blind to masked entries, and better than the network."""
 
 import anndata as ad
 import numpy as np
@@ -8,9 +8,9 @@ import scvi
 import torch
 
 import sagefm
+from sagefm.data import registered_spots
 from sagefm.model import random_masks
-from sagefm.module import OnePass, Sums, section_decoder
-from sagefm.module._section_decoder import _FEATURE_PENALTY, _NEIGHBOR_PENALTY
+from sagefm.module import OnePass, RidgeSums, section_decoder
 
 
 @pytest.fixture(scope="module")
@@ -30,41 +30,39 @@ def model(tissue) -> sagefm.SAGEFM:
 
 @pytest.fixture(scope="module")
 def mask(tissue) -> np.ndarray:
-    return random_masks([1], tissue.n_vars, 0.3)[0](np.arange(tissue.n_obs))
+    return random_masks([1], tissue.n_vars, 0.3)[0][np.arange(tissue.n_obs)]
 
 
 def fitted(model, adata, mask):
-    spots = model._spots_of(adata)
-
-    def masks(rows):
-        return mask[rows]
-
-    one_pass = OnePass(model.module, spots, None, spots.units_without(masks))
-    return section_decoder(model.module, one_pass, np.arange(spots.n_obs), masks, fit=True)
+    sagefm.SAGEFM.setup_anndata(adata)
+    manager = sagefm.SAGEFM(adata, n_hidden=2, n_latent=2).adata_manager
+    spots = registered_spots(manager, model.module.normalization)
+    one_pass = OnePass(model.module, spots, None, spots.units_without(mask))
+    return section_decoder(model.module, one_pass, np.arange(spots.n_obs), mask, fit=True)
 
 
-def test_the_regression_is_that_of_the_normal_equations():
-    rng = np.random.default_rng(0)
+def test_the_regression_solves_the_normal_equations(model):
+    rng, settings = np.random.default_rng(0), model.module.section_fit
     latent, components = rng.normal(size=(200, 3)) * [3, 1, 0.2], rng.normal(size=(200, 2))
     features = np.hstack([latent, components])
-    around, target, start = rng.normal(size=(200, 4)), rng.normal(size=(200, 4)), rng.normal(size=(4, 5))
-    sums = Sums(4, 5)
+    means, target, start = rng.normal(size=(200, 4)), rng.normal(size=(200, 4)), rng.normal(size=(4, 5))
+    sums = RidgeSums(4, 5)
     for part in (slice(0, 80), slice(80, 200)):
-        arrays = (np.ones((200, 4)), target, around, features)
+        arrays = (np.ones((200, 4)), target, means, features)
         sums.add(*(torch.from_numpy(values[part]) for values in arrays))
-    weights, own = sums.solve(start, [3, 2])
+    weights, own = sums.solve(start, [3, 2], settings)
 
     sizes = [(part**2).sum() / 200 for part in (latent, components)]
-    penalty = np.diag([*np.repeat(_FEATURE_PENALTY * np.array(sizes), [3, 2]), _NEIGHBOR_PENALTY])
+    penalty = [*np.repeat(settings.feature_penalty * np.array(sizes), [3, 2]), settings.neighbor_penalty]
     for gene in range(4):
-        design = np.column_stack([features, around[:, gene]])
-        left = target[:, gene] - features @ start[gene]
-        found = np.linalg.solve(design.T @ design + penalty, design.T @ left)
+        design = np.column_stack([features, means[:, gene]])
+        residual = target[:, gene] - features @ start[gene]
+        found = np.linalg.solve(design.T @ design + np.diag(penalty), design.T @ residual)
         np.testing.assert_allclose(weights[gene] - start[gene], found[:-1], atol=1e-10)
         np.testing.assert_allclose(own[gene], found[-1], atol=1e-10)
 
 
-def test_nothing_that_is_masked_plays_a_part(model, tissue, mask):
+def test_masked_entries_have_no_influence(model, tissue, mask):
     other = tissue.copy()
     counts = tissue.X.toarray()
     counts[mask] = np.random.default_rng(0).integers(0, 40, mask.sum())
@@ -73,7 +71,7 @@ def test_nothing_that_is_masked_plays_a_part(model, tissue, mask):
         torch.testing.assert_close(found, again, rtol=0, atol=0)
 
 
-def test_a_gene_that_is_masked_everywhere_is_left_to_the_network(model, tissue, mask):
+def test_a_gene_that_is_masked_in_every_spot_keeps_the_weights_of_the_network(model, tissue, mask):
     mask = mask.copy()
     mask[:, [4, 90]] = True
     decoder, network = fitted(model, tissue, mask), model.module.decoder.weight
@@ -83,20 +81,30 @@ def test_a_gene_that_is_masked_everywhere_is_left_to_the_network(model, tissue, 
     assert decoder.neighbors.abs().mean() > 0.01
 
 
-def test_a_fit_to_a_handful_of_spots_is_finite(model, tissue):
+def test_without_a_fit_the_decoder_is_the_one_of_the_network(model, tissue, mask):
+    spots = registered_spots(model.adata_manager, model.module.normalization)
+    one_pass = OnePass(model.module, spots, None, spots.units_without(mask))
+    decoder = section_decoder(model.module, one_pass, np.arange(spots.n_obs), mask, fit=False)
+    for piece in one_pass.masked(np.arange(20), mask):
+        with torch.inference_mode():
+            expected = model.module.decode(piece.latent, piece.units)
+        torch.testing.assert_close(decoder.decode(piece, one_pass), expected)
+
+
+def test_a_fit_to_a_few_spots_is_finite(model, tissue):
     few = tissue[:3].copy()
     mask = np.zeros(few.shape, dtype=bool)
     mask[0] = mask[1, :20] = True
     assert np.isfinite(model.impute_masked(few, mask=mask).to_numpy()[mask]).all()
 
 
-def test_some_spots_are_predicted_as_among_all(model, tissue, mask):
+def test_predictions_of_some_spots_equal_those_among_all(model, tissue, mask):
     whole = model.impute_masked(mask=mask, batch_size=60)
     rows = np.array([150, 3, 77])
     np.testing.assert_allclose(model.impute_masked(mask=mask, indices=rows), whole.iloc[rows], atol=1e-4)
 
 
-def test_sections_are_fitted_one_by_one(model, tissue, mask):
+def test_sections_are_fitted_separately(model, tissue, mask):
     two = ad.concat({"a": tissue, "b": tissue[::-1]}, label="sample", pairwise=True, index_unique="-")
     sagefm.SAGEFM.setup_anndata(two, sample_key="sample")
     scvi.settings.seed = 0
@@ -111,7 +119,7 @@ def test_sections_are_fitted_one_by_one(model, tissue, mask):
     np.testing.assert_allclose(first, again, atol=1e-5)
 
 
-def test_a_network_that_reads_genes_as_they_are_predicts_alone(tissue, mask):
+def test_without_standardisation_of_genes_there_is_no_fit(tissue, mask):
     scvi.settings.seed = 0
     raw = sagefm.SAGEFM(tissue, n_hidden=64, scale_genes=False)
     raw.train(max_epochs=1, enable_progress_bar=False, accelerator="cpu")
@@ -119,7 +127,7 @@ def test_a_network_that_reads_genes_as_they_are_predicts_alone(tissue, mask):
     assert raw.get_masked_recovery().attrs["fit_section"] is False
 
 
-def test_where_there_is_no_structure_nothing_is_recovered(model, tissue):
+def test_nothing_is_recovered_where_there_is_no_structure(model, tissue):
     """Library sizes make genes vary together a little, for the network as for the fit."""
     rng = np.random.default_rng(0)
     shuffled = tissue.copy()
@@ -129,7 +137,7 @@ def test_where_there_is_no_structure_nothing_is_recovered(model, tissue):
     assert abs(fit["r"].mean() - network["r"].mean()) < 0.015
 
 
-def test_tissue_unlike_that_of_training_is_recovered_much_better(model):
+def test_the_fit_recovers_much_more_in_tissue_unlike_that_of_training(model):
     other = sagefm.datasets.simulated_tissue(30, 30, n_genes=150, seed=5)
     network, fit = (model.get_masked_recovery(other, fit_section=fit).attrs for fit in (False, True))
     assert fit["top500_r"] > network["top500_r"] + 0.05

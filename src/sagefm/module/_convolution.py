@@ -1,13 +1,12 @@
-"""Graph convolutions of PyTorch Geometric, with their closed form on ego graphs.
+"""Graph convolutions of PyTorch Geometric, with a closed form on ego graphs.
 
-In a complete graph on a spot and its neighbours every node sees the same mean, so a convolution of the centre needs
-two vectors only: the centre itself and the mean of its neighbours. Nothing is copied and no edge is walked. The closed
-forms hold for the default options of PyTorch Geometric.
+The ego graph of a spot is the complete graph on the spot, its centre, and its neighbours. The convolution of the centre
+depends on two vectors only: the centre itself and the mean of its neighbours. So no graph is copied and no edge is
+visited. The closed forms hold for the default options of PyTorch Geometric.
 """
 
-from __future__ import annotations
-
 from torch import Tensor
+from torch.nn.functional import linear
 from torch_geometric.nn import GCNConv, SAGEConv
 
 
@@ -18,23 +17,21 @@ class EgoGCNConv(GCNConv):
 
     .. math:: h_i = W\,\frac{x_i + (k - 1)\,\bar x_i}{k} + b,
 
-    where :math:`\bar x_i` is the mean of the neighbours. All nodes of the graph come out the same.
+    where :math:`\bar x_i` is the mean of the neighbours. All nodes of the graph get the same output.
     """
 
     def closed_form(self, center: Tensor, neighbors: Tensor, n_neighbors: Tensor) -> Tensor:
-        """Convolve centres (n, in) with the means of their neighbours (n, in), `n_neighbors` (n, 1) in number."""
+        """Convolve centres (n, in) with the means of their neighbours (n, in), given their number (n, 1)."""
         return self.lin(self._mean(center, neighbors, n_neighbors)) + self.bias
 
     def project_center(self, center: Tensor) -> Tensor:
-        """Return what a spot adds to its own convolution, (n, out)."""
+        """Return the linear contribution of spots, (n, in), to their own output, (n, out)."""
         return self.lin(center)
 
-    def project_neighbor(self, neighbor: Tensor) -> Tensor:
-        """Return what a spot adds to its neighbours' convolutions, (n, out), before the mean is taken."""
-        return self.lin(neighbor)
+    project_neighbor = project_center  # centre and neighbours share their weights
 
     def combine(self, center: Tensor, neighbors: Tensor, n_neighbors: Tensor) -> Tensor:
-        """Join projected centres (n, out) with the mean of their projected neighbours (n, out)."""
+        """Return the output, given projected centres (n, out) and the means of their projected neighbours (n, out)."""
         return self._mean(center, neighbors, n_neighbors) + self.bias
 
     @staticmethod
@@ -43,23 +40,23 @@ class EgoGCNConv(GCNConv):
 
 
 class EgoSAGEConv(SAGEConv):
-    r"""The convolution of Hamilton and others (arXiv:1706.02216): own weights for the centre and its neighbours.
+    r"""The convolution of Hamilton and others (arXiv:1706.02216): separate weights for the centre and its neighbours.
 
     .. math:: h_i = W_\text{self}\,x_i + W_\text{nbr}\,\bar x_i + b
     """
 
     def closed_form(self, center: Tensor, neighbors: Tensor, n_neighbors: Tensor) -> Tensor:
         """Convolve centres (n, in) with the means of their neighbours (n, in)."""
-        return self.combine(self.project_center(center), self.project_neighbor(neighbors), n_neighbors)
+        return self.lin_r(center) + self.lin_l(neighbors)
 
     def project_center(self, center: Tensor) -> Tensor:
-        """Return what a spot adds to its own convolution, (n, out)."""
+        """Return the linear contribution of spots, (n, in), to their own output, (n, out)."""
         return self.lin_r(center)
 
     def project_neighbor(self, neighbor: Tensor) -> Tensor:
-        """Return what a spot adds to its neighbours' convolutions, (n, out), before the mean is taken."""
-        return self.lin_l(neighbor)
+        """Return the linear contribution of spots, (n, in), to their neighbours' output, before averaging: (n, out)."""
+        return linear(neighbor, self.lin_l.weight)
 
     def combine(self, center: Tensor, neighbors: Tensor, n_neighbors: Tensor) -> Tensor:
-        """Join projected centres (n, out) with the mean of their projected neighbours (n, out)."""
-        return center + neighbors
+        """Return the output, given projected centres (n, out) and the means of their projected neighbours (n, out)."""
+        return center + neighbors + self.lin_l.bias

@@ -1,7 +1,5 @@
 """The encoder of a spot and its neighbourhood."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Literal
@@ -13,74 +11,81 @@ from sagefm.module._convolution import EgoGCNConv, EgoSAGEConv
 
 
 class Encoder(nn.Module):
-    """Convolutions on ego graphs; the last one gives the latent representation.
+    """Convolutions on ego graphs; the last layer gives the latent representation.
 
-    `conv="gcn"` convolves in every layer. `conv="sage"` convolves once and goes on with dense layers: its closed form
-    is exact in the first layer only, since there alone the neighbours' own neighbourhoods do not matter.
+    `conv="gcn"` convolves in every layer. `conv="sage"` convolves in the first layer only, and the others are dense:
+    its closed form is exact there alone, where the neighbours' own neighbourhoods do not matter.
+
+    Parameters
+    ----------
+    widths
+        Number of genes, width of each hidden layer, size of the latent representation.
+    conv
+        Kind of convolution.
+    dropout_rate
+        Dropout of every hidden layer.
     """
 
     conv1: EgoGCNConv | EgoSAGEConv
 
-    def __init__(self, widths: Sequence[int], *, conv: Literal["sage", "gcn"], dropout_rate: float):
+    def __init__(self, widths: Sequence[int], *, conv: Literal["sage", "gcn"], dropout_rate: float) -> None:
         super().__init__()
-        self.conv = conv
-        self.n_layers = len(widths) - 1
+        self.conv, self.n_layers = conv, len(widths) - 1
         for number, (n_in, n_out) in enumerate(pairwise(widths), start=1):
-            self.add_module(f"conv{number}", self._layer(n_in, n_out, first=number == 1))
+            kind = EgoGCNConv if conv == "gcn" else EgoSAGEConv if number == 1 else nn.Linear
+            self.add_module(f"conv{number}", kind(n_in, n_out))
         self.activation = nn.LeakyReLU()
         self.dropout = nn.Dropout(dropout_rate)
-
-    def _layer(self, n_in: int, n_out: int, *, first: bool) -> nn.Module:
-        if self.conv == "gcn":
-            return EgoGCNConv(n_in, n_out)
-        return EgoSAGEConv(n_in, n_out) if first else nn.Linear(n_in, n_out)
 
     def layer(self, number: int) -> nn.Module:
         """Return layer `number`, counted from one."""
         return self.get_submodule(f"conv{number}")
 
     def forward(self, center: Tensor, neighbors: Tensor, n_neighbors: Tensor) -> Tensor:
-        """Encode centres (n, genes) with the means of their neighbours (n, genes); returns (n, latent)."""
-        if (n_neighbors == 0).any():  # an isolated spot sees itself
+        """Encode centres (n, genes) with the means of their neighbours (n, genes): (n, latent)."""
+        if (n_neighbors == 0).any():  # an isolated spot is its own neighbourhood
             neighbors = torch.where(n_neighbors > 0, neighbors, center)
         return self.after_first_layer(self.conv1.closed_form(center, neighbors, n_neighbors))
 
-    def after_first_layer(self, hidden: Tensor) -> Tensor:
-        """Go on from the first convolution's output, (n, hidden), to the latent representation, (n, latent)."""
-        for number in range(2, self.n_layers + 1):
-            hidden = self.dropout(self.activation(hidden))
-            layer = self.layer(number)
-            # All nodes of an ego graph agree by now, so the mean over them changes nothing.
-            hidden = layer.lin(hidden) + layer.bias if isinstance(layer, EgoGCNConv) else layer(hidden)
-        return hidden
-
     def on_graph(self, x: Tensor, edge_index: Tensor) -> Tensor:
-        """Encode the nodes of explicit graphs, as `SAGEFM.to_pyg` gives them; returns (nodes, latent)."""
-        hidden = self.conv1(x, edge_index)
+        """Encode the nodes of explicit graphs, as returned by `SAGEFM.to_pyg`: (nodes, latent)."""
+        return self.after_first_layer(self.conv1(x, edge_index), edge_index)
+
+    def after_first_layer(self, hidden: Tensor, edge_index: Tensor | None = None) -> Tensor:
+        """Apply the remaining layers to the output of the first one, (n, hidden): (n, latent).
+
+        Without the edges of explicit graphs, `hidden` is that of centres. After one GCN convolution all nodes of an ego
+        graph agree, so averaging over them changes nothing.
+        """
         for number in range(2, self.n_layers + 1):
-            hidden = self.dropout(self.activation(hidden))
             layer = self.layer(number)
-            hidden = layer(hidden, edge_index) if isinstance(layer, EgoGCNConv) else layer(hidden)
+            hidden = self.dropout(self.activation(hidden))
+            if not isinstance(layer, EgoGCNConv):
+                hidden = layer(hidden)
+            elif edge_index is None:
+                hidden = layer.lin(hidden) + layer.bias
+            else:
+                hidden = layer(hidden, edge_index)
         return hidden
 
     @torch.no_grad()
     def init_from_pca(self, components: Tensor, deviation: Tensor, neighbor_weight: float) -> bool:
-        """Initialise as a linear projection on principal components, where the architecture allows it.
+        """Initialise as a linear projection on principal components; return whether the architecture allows it.
 
-        `components` (k, genes) are orthonormal, with standard deviations `deviation` (k,). A unit and its negative
-        twin pass both halves of a projection through the activation, so their difference is linear. The mean of the
-        neighbours is weighted by `neighbor_weight`, the spot by 1. Returns whether it was possible: it takes separate
-        weights for the spot, one hidden layer, and two hidden units per component.
+        `components` (k, genes) are orthonormal, with standard deviations `deviation` (k,). The spot has weight 1 and
+        the mean of its neighbours `neighbor_weight`. Hidden units come in pairs of opposite sign, so that the
+        difference of a pair is linear in spite of the activation. This needs separate weights for the spot, one hidden
+        layer, and two hidden units per component; otherwise nothing changes.
         """
-        first, second, k = self.conv1, self.layer(self.n_layers), len(components)
+        first, last, k = self.conv1, self.layer(self.n_layers), len(components)
         half = first.out_channels // 2
-        if not (isinstance(first, EgoSAGEConv) and isinstance(second, nn.Linear) and self.n_layers == 2 and half >= k):
+        if not (isinstance(first, EgoSAGEConv) and isinstance(last, nn.Linear) and self.n_layers == 2 and half >= k):
             return False
+        for parameter in (*first.parameters(), *last.parameters()):
+            parameter.zero_()
         mixing = torch.linalg.qr(torch.randn(half, k))[0].to(components)
         pairs = torch.cat([mixing, -mixing])
-        for parameter in (*first.parameters(), *second.parameters()):
-            parameter.zero_()
         first.lin_r.weight[: 2 * half] = pairs @ (components / deviation[:, None])
         first.lin_l.weight[: 2 * half] = neighbor_weight * first.lin_r.weight[: 2 * half]
-        second.weight[:k, : 2 * half] = pairs.T / (1 + self.activation.negative_slope)
+        last.weight[:k, : 2 * half] = pairs.T / (1 + self.activation.negative_slope)
         return True

@@ -1,7 +1,5 @@
 """The network: an encoder of a spot and its neighbourhood, a linear decoder, and the masked-centre objective."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -24,12 +22,14 @@ from sagefm.module._encoder import Encoder
 
 MASK_FRACTION = 0.3  # of the genes, as in the SAGE-FM paper
 
+Tensors = dict[str, Tensor]
+
 
 class SectionFit(NamedTuple):
     """Settings of the ridge fit of the decoder to one section; see :func:`section_decoder`.
 
-    Number of principal components of the section, and penalties of the squares of :math:`w`, relative to the sum of
-    squares of each part of :math:`f`, and of :math:`a`.
+    Number of principal components of the section; penalty on :math:`w`, relative to the sum of squares of each part of
+    :math:`f`; penalty on :math:`a`.
     """
 
     n_components: int = 10
@@ -46,15 +46,13 @@ class MaskedCenterModule(BaseModuleClass):
     ----------
     normalization
         From counts to the scale of the network's input and output.
-    widths
-        Number of genes, width of each hidden layer, size of the latent representation.
-    conv, dropout_rate
+    widths, conv, dropout_rate
         See :class:`Encoder`.
     mask_fraction
-        Probability with which each gene of a centre is masked, drawn afresh at every step.
+        Probability with which each gene of a centre is masked; a new mask is drawn at every training step.
     neighbor_weight, shrinkage
-        Initialisation from PCA: weight of the mean of the neighbours, which is much less noisy, relative to the spot;
-        and factor by which the sum of both is shrunk.
+        Initialisation from PCA: weight of the mean of the neighbours, which is much less noisy than the spot, relative
+        to the spot; and factor by which the sum of both is shrunk.
     depth_power
         Power of the library size by which spots are weighted in the loss: 1 would be right if all differences between
         spots were counting noise, 0 if none were.
@@ -84,9 +82,67 @@ class MaskedCenterModule(BaseModuleClass):
         """Whether genes are standardised per section."""
         return self.normalization.scale_genes
 
-    def load_state_dict(self, state_dict: Mapping[str, Tensor], *args: Any, **kwargs: Any) -> Any:
-        """Load weights, also those of versions that stored the moments of genes in the network itself."""
-        return super().load_state_dict(with_current_names(state_dict, self.normalization), *args, **kwargs)
+    # Training. scvi-tools calls, in this order: `_get_inference_input`, `inference`, `_get_generative_input`,
+    # `generative`, `loss`.
+
+    def _get_inference_input(self, tensors: Tensors, **kwargs: Any) -> dict[str, Any]:
+        counts = tensors[REGISTRY_KEYS.X_KEY]
+        arguments = {key: tensors[key] for key in (ABSENT_KEY, NEIGHBORS_KEY, N_NEIGHBORS_KEY)}  # their names
+        return {"counts": counts, "mask": self.draw_mask(counts), "units": _units(tensors), **arguments}
+
+    def draw_mask(self, counts: Tensor) -> Tensor:
+        """Draw which genes are masked: (1, genes) in training; (n, genes), always the same, in validation.
+
+        One mask per training batch lets :meth:`generative` decode the masked genes only.
+        """
+        if self.training:
+            return torch.rand(1, counts.shape[1], device=counts.device) < self.mask_fraction
+        generator = torch.Generator(counts.device).manual_seed(0)
+        return torch.rand(counts.shape, device=counts.device, generator=generator) < self.mask_fraction
+
+    @auto_move_data
+    def inference(
+        self, counts: Tensor, mask: Tensor, absent: Tensor, neighbors: Tensor, n_neighbors: Tensor, units: Units
+    ) -> Tensors:
+        """Encode centres without their masked genes; `mask` and `absent` (not in the panel) are (1 or n, genes)."""
+        center, _ = self.center_input(counts, mask | absent, units)
+        latent = self.encoder(center, units.standardize(neighbors, absent), n_neighbors)
+        return {"z": latent, "mask": mask, "absent": absent}
+
+    def center_input(self, counts: Tensor, mask: Tensor, units: Units) -> tuple[Tensor, Tensor]:
+        """Return the network's input for centres, (n, genes), and the factor their counts were scaled by, (n, 1)."""
+        factor = self.normalization.factor(counts, mask)
+        logged = (counts * factor).log1p_()
+        return units.standardize(logged, mask, out=logged), factor
+
+    def _get_generative_input(self, tensors: Tensors, inference_outputs: Tensors, **kwargs: Any) -> Tensors:
+        return {"z": inference_outputs["z"], "genes": inference_outputs["mask"].any(0).nonzero().squeeze(1)}
+
+    @auto_move_data
+    def generative(self, z: Tensor, genes: Tensor) -> Tensors:
+        """Decode `genes`, by position: standardised, or, without standardisation, rectified on the log scale."""
+        weight, bias = (parameter.index_select(0, genes) for parameter in (self.decoder.weight, self.decoder.bias))
+        predicted = nn.functional.linear(z, weight, bias)
+        return {"predicted": predicted if self.scale_genes else predicted.relu(), "genes": genes}
+
+    def loss(self, tensors: Tensors, inference_outputs: Tensors, generative_outputs: Tensors) -> LossOutput:
+        """Return the mean squared error over masked entries of genes in the panel, standardised.
+
+        Spots are weighted by library size to the power `depth_power`.
+        """
+        counts, absent, genes = tensors[REGISTRY_KEYS.X_KEY], inference_outputs["absent"], generative_outputs["genes"]
+        factor = self.normalization.factor(counts, absent)
+        logged = (counts.index_select(1, genes) * factor).log1p_()
+        scored = (inference_outputs["mask"] & ~absent).index_select(1, genes)
+        target = _units(tensors).of_genes(genes).standardize(logged, ~scored, out=logged)
+        # In the backward pass, multiplying by the mask and summing is many times faster than indexing by it.
+        entries = scored.to(counts.dtype)
+        squares = ((generative_outputs["predicted"] - target) * entries).square().sum(1, keepdim=True)
+        weight = factor.pow(-self.depth_power)
+        total = (weight * entries.sum(1, keepdim=True)).sum()
+        return LossOutput(loss=(weight * squares).sum() / total.clamp_min(1e-12), n_obs_minibatch=len(counts))
+
+    # Before training, after it, and prediction.
 
     @torch.no_grad()
     def init_from_pca(self, components: Tensor, deviation: Tensor) -> None:
@@ -98,11 +154,10 @@ class MaskedCenterModule(BaseModuleClass):
 
     @torch.no_grad()
     def orthogonalize_decoder(self) -> None:
-        """Rotate and scale the latent space so that its distances are those of predictions; no prediction changes.
+        """Orthogonalise the decoder (by SVD); no prediction changes.
 
-        A linear decoder leaves the latent space free up to any linear map. Here its columns become orthogonal and
-        equally long (by SVD), so that latent distances are proportional to distances between the predicted
-        standardised expression of all genes.
+        A linear decoder determines the latent space only up to a linear map. With orthogonal columns of equal length,
+        latent distances are proportional to distances between the predicted standardised expression of all genes.
         """
         if not self.scale_genes or len(self.decoder.weight) < self.decoder.in_features:
             return
@@ -113,82 +168,18 @@ class MaskedCenterModule(BaseModuleClass):
         for parameter in self.encoder.layer(self.encoder.n_layers).parameters():  # weight and bias of an affine map
             parameter.copy_(change @ parameter)
 
-    def center_input(self, counts: Tensor, mask: Tensor, units: Units) -> tuple[Tensor, Tensor]:
-        """Return the network's input for centres, (n, genes), and the factor their counts were scaled by, (n, 1)."""
-        factor = self.normalization.factor(counts, mask)
-        logged = (counts * factor).log1p_()
-        return units.standardize(logged, mask, out=logged), factor
-
     def decode(self, latent: Tensor, units: Units, genes: Tensor | slice = slice(None)) -> Tensor:
         """Predict `genes`, by position, on the log scale from a latent representation and their units: (n, genes)."""
         return self.decode_unrectified(latent, units, genes).relu()
 
     def decode_unrectified(self, latent: Tensor, units: Units, genes: Tensor | slice = slice(None)) -> Tensor:
-        """Predict `genes` as :meth:`decode` does, before negative values are set to zero."""
+        """Predict `genes` as :meth:`decode` does, without setting negative values to zero."""
         return units.restore(nn.functional.linear(latent, self.decoder.weight[genes], self.decoder.bias[genes]).float())
 
-    def draw_mask(self, counts: Tensor) -> Tensor:
-        """Draw which genes are masked: (1, genes) in training; (n, genes), always the same, in validation.
-
-        The spots of a training batch share their mask, so that the loss decodes masked genes only; models are no worse
-        than with a mask for every spot.
-        """
-        if self.training:
-            return torch.rand(1, counts.shape[1], device=counts.device) < self.mask_fraction
-        generator = torch.Generator(counts.device).manual_seed(0)
-        return torch.rand(counts.shape, device=counts.device, generator=generator) < self.mask_fraction
-
-    def _get_inference_input(self, tensors: dict[str, Tensor], **kwargs: Any) -> dict[str, Any]:
-        counts = tensors[REGISTRY_KEYS.X_KEY]
-        return {
-            "counts": counts,
-            "mask": self.draw_mask(counts),
-            "absent": tensors[ABSENT_KEY],
-            "neighbors": tensors[NEIGHBORS_KEY],
-            "n_neighbors": tensors[N_NEIGHBORS_KEY],
-            "units": _units(tensors),
-        }
-
-    @auto_move_data
-    def inference(
-        self, counts: Tensor, mask: Tensor, absent: Tensor, neighbors: Tensor, n_neighbors: Tensor, units: Units
-    ) -> dict[str, Tensor]:
-        """Encode centres without their masked genes; `mask` and `absent` (not in the panel) are (1 or n, genes)."""
-        center, _ = self.center_input(counts, mask | absent, units)
-        latent = self.encoder(center, units.standardize(neighbors, absent), n_neighbors)
-        return {"z": latent, "mask": mask, "absent": absent}
-
-    def _get_generative_input(
-        self, tensors: dict[str, Tensor], inference_outputs: dict[str, Tensor], **kwargs: Any
-    ) -> dict[str, Tensor]:
-        return {"z": inference_outputs["z"], "genes": inference_outputs["mask"].any(0).nonzero().squeeze(1)}
-
-    @auto_move_data
-    def generative(self, z: Tensor, genes: Tensor) -> dict[str, Tensor]:
-        """Decode `genes`, by position: standardised, or on the log scale and rectified without standardisation."""
-        weight, bias = (parameter.index_select(0, genes) for parameter in (self.decoder.weight, self.decoder.bias))
-        predicted = nn.functional.linear(z, weight, bias)
-        return {"predicted": predicted if self.scale_genes else predicted.relu(), "genes": genes}
-
-    def loss(
-        self,
-        tensors: dict[str, Tensor],
-        inference_outputs: dict[str, Tensor],
-        generative_outputs: dict[str, Tensor],
-    ) -> LossOutput:
-        """Mean squared error over the masked entries of genes in the panel, standardised, spots weighted by depth."""
-        counts, absent, genes = tensors[REGISTRY_KEYS.X_KEY], inference_outputs["absent"], generative_outputs["genes"]
-        factor = self.normalization.factor(counts, absent)
-        logged = (counts.index_select(1, genes) * factor).log1p_()
-        scored = (inference_outputs["mask"] & ~absent).index_select(1, genes)
-        target = _units(tensors).of_genes(genes).standardize(logged, ~scored, out=logged)
-        # Multiplying by the mask and summing is many times faster backwards than indexing by it.
-        entries = scored.to(counts.dtype)
-        squares = ((generative_outputs["predicted"] - target) * entries).square().sum(1, keepdim=True)
-        weight = factor.pow(-self.depth_power)
-        total = (weight * entries.sum(1, keepdim=True)).sum()
-        return LossOutput(loss=(weight * squares).sum() / total.clamp_min(1e-12), n_obs_minibatch=len(counts))
+    def load_state_dict(self, state_dict: Mapping[str, Tensor], *args: Any, **kwargs: Any) -> Any:
+        """Load weights, also of versions that stored the moments of genes in the network itself."""
+        return super().load_state_dict(with_current_names(state_dict, self.normalization), *args, **kwargs)
 
 
-def _units(tensors: dict[str, Tensor]) -> Units:
+def _units(tensors: Tensors) -> Units:
     return Units(tensors.get(UNIT_MEAN_KEY), tensors.get(UNIT_SCALE_KEY))

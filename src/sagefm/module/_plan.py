@@ -1,8 +1,7 @@
 """scvi-tools training plan for the masked-centre objective."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,16 +10,17 @@ from scvi.train import TrainingPlan
 
 
 class MaskedCenterPlan(TrainingPlan):
-    """Train by the masked-centre loss; it is logged as `train_loss` and `validation_loss` and as nothing else.
+    """Train with the masked-centre loss, logged as `train_loss` and `validation_loss`; nothing else is logged.
 
     Parameters
     ----------
     module
         The network.
     lr, weight_decay, eps
-        Settings of Adam. scvi-tools' own `eps` of 0.01 is made for likelihoods summed over genes; this loss is a mean.
+        Settings of Adam. The default `eps` of scvi-tools, 0.01, is for likelihoods summed over genes; this loss is a
+        mean.
     **kwargs
-        Passed on to :class:`scvi.train.TrainingPlan`.
+        Passed to :class:`scvi.train.TrainingPlan`.
     """
 
     def __init__(
@@ -31,18 +31,16 @@ class MaskedCenterPlan(TrainingPlan):
 
     def _optimizer_creator_fn(self, optimizer_cls: type[torch.optim.Adam] | type[torch.optim.AdamW]) -> Callable:
         # Fused: one pass over the weights instead of one for each of Adam's operations.
-        return lambda params: optimizer_cls(
-            params, lr=self.lr, eps=self.eps, weight_decay=self.weight_decay, fused=True
-        )
+        return partial(optimizer_cls, lr=self.lr, eps=self.eps, weight_decay=self.weight_decay, fused=True)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the module, and note the number of spots for :meth:`log`."""
+        """Run the module, and store the number of spots for :meth:`log`."""
         outputs = super().forward(*args, **kwargs)
         self._n_spots = outputs[2].n_obs_minibatch
         return outputs
 
     def log(self, *args: Any, **kwargs: Any) -> None:
-        """Log with the number of spots, which Lightning cannot tell: what a batch's spots share is one row of it."""
+        """Log with the number of spots: Lightning cannot infer it, since some tensors of a batch have a single row."""
         super().log(*args, **{"batch_size": self._n_spots, **kwargs})
 
     def compute_and_log_metrics(self, *args: Any, **kwargs: Any) -> None:
