@@ -1,4 +1,4 @@
-"""Rows about files."""
+"""Files of weights and checkpoints."""
 
 import json
 import os
@@ -94,67 +94,67 @@ def pickled_names(w) -> None:
 
 ROWS = [
     Row(
-        "weights that are cut short",
+        "truncated weights",
         lambda w: spoilt(w, WEIGHTS, lambda b: b[:1000]),
-        Raises(ValueError, "is damaged or is no safetensors file"),
+        Raises(ValueError, "is damaged or not a safetensors file"),
     ),
     Row("weights with a flipped bit", lambda w: spoilt(w, WEIGHTS, flipped), Raises(ValueError, "its hash differs")),
     Row(
-        "a pickle in the place of the weights",
+        "a pickle instead of the weights",
         lambda w: spoilt(w, WEIGHTS, poisoned),
-        Raises(ValueError, "is damaged or is no safetensors file"),
+        Raises(ValueError, "is damaged or not a safetensors file"),
     ),
     Row(
-        "an empty file of weights",
+        "an empty weights file",
         lambda w: spoilt(w, WEIGHTS, lambda b: b""),
-        Raises(ValueError, "is damaged or is no safetensors file"),
+        Raises(ValueError, "is damaged or not a safetensors file"),
     ),
     Row(
         "a safetensors file of another network",
         lambda w: spoilt(w, WEIGHTS, lambda b: save({"weight": torch.ones(2)})),
-        Raises(ValueError, "holds no weights of a SAGEFM model"),
+        Raises(ValueError, "does not hold the weights of a SAGEFM model"),
     ),
     Row("a folder without weights", lambda w: without(w, WEIGHTS), Raises(FileNotFoundError, WEIGHTS)),
     Row("a folder without a card", lambda w: without(w, CARD), Raises(FileNotFoundError, CARD)),
     Row(
-        "a card that is cut short",
+        "a truncated card",
         lambda w: spoilt(w, CARD, lambda b: b[:100]),
-        Raises(ValueError, "is damaged or is no JSON"),
+        Raises(ValueError, "is damaged or not a JSON file"),
     ),
     Row(
         "a card that is a list",
         lambda w: spoilt(w, CARD, lambda b: b"[1]"),
-        Raises(ValueError, "is no card of a SAGEFM model"),
+        Raises(ValueError, "is not the card of a SAGEFM model"),
     ),
     Row(
         "a card of a later format",
         lambda w: card(w, format=2),
-        Raises(ValueError, "has format 2, and this version of sagefm reads 1; update sagefm"),
+        Raises(ValueError, "has format 2; this version of sagefm reads 1. Update sagefm"),
     ),
     Row(
         "a card with another architecture",
         lambda w: architecture(w, n_latent=5),
-        Raises(ValueError, "do not fit the architecture on its card"),
+        Raises(ValueError, "do not fit the architecture on the card"),
     ),
     Row(
-        "a card with an argument that is unknown",
+        "a card with an unknown argument",
         lambda w: architecture(w, n_heads=5),
         Raises(ValueError, "card.json .*architecture.*n_heads"),
     ),
     Row(
-        "a card with an architecture that is no mapping",
+        "a card whose architecture is a list",
         lambda w: card(w, architecture=[1]),
-        Raises(ValueError, "card.json .*architecture"),
+        Raises(ValueError, "card.json: expected `architecture` to be an object; found list"),
     ),
     Row(
         "a card with fewer genes",
         lambda w: card(w, genes=list(w.model.genes[:-1])),
-        Raises(ValueError, r"do not fit the architecture on its card: decoder.bias is \(60,\), expected \(59,\)"),
+        Raises(ValueError, r"do not fit the architecture on the card: decoder.bias is \(60,\), expected \(59,\)"),
     ),
     Row(
-        "a card with a gene twice",
+        "a card with a duplicated gene",
         lambda w: card(w, genes=[*w.model.genes[:-1], w.model.genes[0]]),
-        Raises(ValueError, "1 genes in .*card.json stand more than once"),
+        Raises(ValueError, "genes in .*card.json appear more than once"),
     ),
     Row(
         "a card with a target depth of NaN",
@@ -162,30 +162,32 @@ ROWS = [
         Raises(ValueError, "card.json .*target_depth"),
     ),
     Row(
-        "a card with a target depth of text",
+        "a card with a target depth that is text",
         lambda w: card(w, target_depth="deep"),
         Raises(ValueError, "card.json .*target_depth"),
     ),
     Row(
-        "a card with another name for a gene",
+        "a card with a renamed gene",
         lambda w: card(w, genes=["OTHER", *w.model.genes[1:]]),
-        Raises(ValueError, "card.json is damaged, or was changed: its checksum is wrong"),
+        Raises(ValueError, "card.json is damaged or was changed: its checksum is wrong"),
     ),
     Row(
-        "a name that is no folder and no weights",
+        "a name that is neither a folder nor packaged weights",
         lambda w: load("tissue-maxi", w),
-        Raises(FileNotFoundError, "neither a folder nor weights that come with sagefm"),
+        Raises(FileNotFoundError, "neither a folder nor the name of weights that come with sagefm"),
     ),
     Row(
-        "`SAGEFM.load` of weights for sharing",
+        "`SAGEFM.load` of a folder of `save_pretrained`",
         lambda w: sagefm.SAGEFM.load(w.weights(), w.section()),
-        Raises(FileNotFoundError, "model.pt is not there.*read by `SAGEFM.from_pretrained`"),
+        Raises(FileNotFoundError, "model.pt does not exist.*use `SAGEFM.from_pretrained`"),
     ),
-    Row("saving over another folder", over_another, Raises(FileExistsError, "is there already; pass `overwrite=True`")),
-    Row("saving where nothing can be written", full_disk, Raises(OSError, "/dev/full")),
+    Row(
+        "saving over an existing folder", over_another, Raises(FileExistsError, "exists already; pass `overwrite=True`")
+    ),
+    Row("saving to a path that cannot be written", full_disk, Raises(OSError, "/dev/full")),
     Row("saving under umask 022", rights, Gives("files with mode 0644")),
     Row(
-        "a checkpoint that holds code",
+        "a checkpoint with code in it",
         lambda w: reference_bytes(w, poisoned(b"")),
         Raises(ValueError, "more than tensors and plain values.*it was not read"),
     ),
@@ -193,7 +195,7 @@ ROWS = [
     Row(
         "a checkpoint that is text",
         lambda w: reference_bytes(w, b"hello"),
-        Raises(ValueError, "is no torch file, or is damaged"),
+        Raises(ValueError, "is not a torch file or is damaged"),
     ),
     Row(
         "a checkpoint of another network",

@@ -87,7 +87,8 @@ class MaskedCenterModule(BaseModuleClass):
 
     def _get_inference_input(self, tensors: Tensors, **kwargs: Any) -> dict[str, Any]:
         counts = tensors[REGISTRY_KEYS.X_KEY]
-        arguments = {key: tensors[key] for key in (ABSENT_KEY, NEIGHBORS_KEY, N_NEIGHBORS_KEY)}  # their names
+        # These keys of a batch are also names of arguments of `inference`.
+        arguments = {key: tensors[key] for key in (ABSENT_KEY, NEIGHBORS_KEY, N_NEIGHBORS_KEY)}
         return {"counts": counts, "mask": self.draw_mask(counts), "units": _units(tensors), **arguments}
 
     def draw_mask(self, counts: Tensor) -> Tensor:

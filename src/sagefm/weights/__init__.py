@@ -1,17 +1,14 @@
-"""Weights in files: those that come with the package, cards, and the published checkpoint."""
+"""Weights in files: folders of shared weights, and the published checkpoint."""
 
-from sagefm.weights._card import (
+from sagefm.weights._folder import (
     CARD,
-    CARD_KEYS,
-    FORMAT,
     PACKAGED,
-    PROFILE,
     WEIGHTS,
-    card_checksum,
-    file_names,
     find_weights,
     packaged_weights,
     read_card,
-    read_weights,
+    read_tensors,
+    refuse_changed_card,
+    write_weights,
 )
 from sagefm.weights._published import checked_widths, module_state, read_checkpoint, read_gene_names
