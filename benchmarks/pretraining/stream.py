@@ -8,58 +8,31 @@ Memory is the total of the process and its workers, with shared pages counted on
 
 import argparse
 import json
-import threading
+import sys
 import time
 import warnings
 from pathlib import Path
 
-import psutil
 import scvi
 import torch
+from lightning import Trainer
 from lightning.pytorch.profilers import SimpleProfiler
 
 import sagefm
 from sagefm.pretraining import Corpus, CorpusDataModule
-from sagefm.pretraining._batches import StepSampler
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from _memory import PeakMemory
 
 warnings.simplefilter("ignore")
 
 
-class TreeMemory:
-    """Record the peak memory of this process and its children within a `with` block."""
-
-    def __enter__(self) -> "TreeMemory":
-        self.peak, self._open = 0, True
-        self._thread = threading.Thread(target=self._watch)
-        self._thread.start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._open = False
-        self._thread.join()
-
-    def _watch(self) -> None:
-        while self._open:
-            self.peak = max(self.peak, self._now())
-            time.sleep(0.25)
-
-    def _now(self) -> int:
-        total = 0
-        for process in [psutil.Process(), *psutil.Process().children(recursive=True)]:
-            try:
-                total += process.memory_full_info().pss
-            except psutil.Error:  # the process has ended
-                continue
-        return total
-
-
-def loader_alone(data: CorpusDataModule, workers: int) -> dict[str, float]:
+def loader_alone(data: CorpusDataModule) -> dict[str, float]:
     """Load one epoch of batches and discard them."""
-    n_shards = max(workers, 1)
-    batches = data._batches(data.train_sections, n_shards, data.buffer_size, 1)
-    loader = data._loader(batches, StepSampler(len(batches), 0, 1), workers)
+    data.trainer = Trainer(accelerator="cpu", devices=1, logger=False, enable_checkpointing=False)
+    loader = data.train_dataloader()
     start, n_spots = time.perf_counter(), 0
-    with TreeMemory() as memory:
+    with PeakMemory(children=True) as memory:
         for batch in loader:
             n_spots += len(batch["X"])
     seconds = time.perf_counter() - start
@@ -71,7 +44,7 @@ def training(corpus: Corpus, data: CorpusDataModule, steps: int, precision: str)
     scvi.settings.seed = 0
     model, profiler = sagefm.SAGEFM(registry=corpus.registry), SimpleProfiler()
     start = time.perf_counter()
-    with TreeMemory() as memory:
+    with PeakMemory(children=True) as memory:
         model.train(
             max_epochs=10_000,
             max_steps=steps,
@@ -115,6 +88,6 @@ if __name__ == "__main__":
     options = {"batch_size": arguments.batch_size, "buffer_size": arguments.buffer_size, "seed": 0}
     data = CorpusDataModule(corpus, num_workers=arguments.workers, validation_size=0.0, **options)
     if not arguments.only_training:
-        numbers["loader"] = loader_alone(data, arguments.workers)
+        numbers["loader"] = loader_alone(data)
     numbers["training"] = training(corpus, data, arguments.steps, arguments.precision)
     print(json.dumps(numbers, indent=1))

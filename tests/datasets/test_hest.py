@@ -1,4 +1,4 @@
-"""HEST-1k: the paper's corpus by the real metadata table, and files as the Hub lays them out."""
+"""HEST-1k: the corpus of the paper from the real metadata table, and files as they are on the Hub."""
 
 import os
 import sys
@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 def real_metadata():
     file = ROOT / os.environ.get("SAGEFM_DATA", "../shared/data") / "resources" / "hest" / METADATA
     if not file.exists():
-        pytest.skip(f"no {file}; name the folder of the data with SAGEFM_DATA")
+        pytest.skip(f"no {file}; set SAGEFM_DATA to the folder of the data")
     return file
 
 
@@ -39,7 +39,7 @@ METADATA_ROWS = pd.DataFrame(
 
 @pytest.fixture
 def hub(monkeypatch, tmp_path):
-    """A stand-in of the Hub: the files of the repository, in its layout, in place of a download."""
+    """A replacement of the Hub: copies files of a local repository with the same layout instead of downloading."""
     remote = tmp_path / "remote"
     (remote / "st").mkdir(parents=True)
     METADATA_ROWS.to_csv(remote / METADATA, index=False, encoding="utf-8-sig")
@@ -66,7 +66,7 @@ def hub(monkeypatch, tmp_path):
     return fetched
 
 
-def test_the_paper_has_416_sections(real_metadata, tmp_path):
+def test_defaults_select_the_416_sections_of_the_paper(real_metadata, tmp_path):
     sections = sagefm.datasets.hest(tmp_path, metadata=real_metadata, download=False)
     assert len(sections) == 416 and sections["n_spots"].sum() == 981_074
     assert sections["sample"].is_unique and sections["patient"].notna().all()
@@ -74,21 +74,21 @@ def test_the_paper_has_416_sections(real_metadata, tmp_path):
     assert set(sections["path"]) == {str(tmp_path / "st" / f"{name}.h5ad") for name in sections["sample"]}
 
 
-def test_organs_species_and_technology_select(real_metadata, tmp_path):
-    def ask(**kwargs):
+def test_sections_are_selected_by_organ_species_and_technology(real_metadata, tmp_path):
+    def select(**kwargs):
         return sagefm.datasets.hest(tmp_path, metadata=real_metadata, download=False, **kwargs)
 
     everything = read_metadata(real_metadata)
-    brain = ask(organs=["Brain"])
+    brain = select(organs=["Brain"])
     assert 0 < len(brain) < 416 and (brain["organ"] == "Brain").all()
-    mouse = ask(species="Mus musculus", min_genes=0)
+    mouse = select(species="Mus musculus", min_genes=0)
     expected = (everything["species"] == "Mus musculus") & (everything["st_technology"] == "Visium")
     assert len(mouse) == int((expected & (everything["nb_genes"] >= 0)).sum())
-    with pytest.raises(ValueError, match="No section of HEST-1k is 'Homo sapien'.*Homo sapiens"):
-        ask(species="Homo sapien")
+    with pytest.raises(ValueError, match="HEST-1k has no section with species='Homo sapien'.*Homo sapiens"):
+        select(species="Homo sapien")
 
 
-def test_what_is_not_there_is_fetched_and_makes_a_corpus(hub, tmp_path):
+def test_missing_files_are_downloaded_and_form_a_corpus(hub, tmp_path):
     sections = sagefm.datasets.hest(tmp_path / "hest")
     assert hub == [METADATA, "st/A1.h5ad", "st/A2.h5ad"]
     corpus = sagefm.pretraining.Corpus(sections)
@@ -99,12 +99,12 @@ def test_what_is_not_there_is_fetched_and_makes_a_corpus(hub, tmp_path):
     assert hub[3:] == ["st/A2.h5ad"]
 
 
-def test_an_unknown_patient_goes_with_the_study(hub, tmp_path):
+def test_unknown_patient_is_named_after_the_study(hub, tmp_path):
     sections = sagefm.datasets.hest(tmp_path / "hest", technology="Xenium")
     assert list(sections["patient"]) == ["study two"]
 
 
-def test_no_access_and_no_package_are_told(hub, tmp_path, monkeypatch):
+def test_errors_without_access_package_or_download(hub, tmp_path, monkeypatch):
     with pytest.raises(PermissionError, match="hf auth login"):
         sagefm.datasets.hest(tmp_path / "gated", revision="gated")
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
@@ -114,7 +114,7 @@ def test_no_access_and_no_package_are_told(hub, tmp_path, monkeypatch):
         sagefm.datasets.hest(tmp_path / "none", download=False)
 
 
-def test_another_table_is_refused(tmp_path):
+def test_other_tables_are_refused(tmp_path):
     pd.DataFrame({"id": [1]}).to_csv(tmp_path / METADATA, index=False)
-    with pytest.raises(KeyError, match="is no metadata table of HEST-1k"):
+    with pytest.raises(KeyError, match="is not a metadata table of HEST-1k"):
         sagefm.datasets.hest(tmp_path, download=False)

@@ -1,4 +1,4 @@
-"""The simulated tissue: its shape is that of a Visium section, and what it says is planted can be found."""
+"""The simulated tissue: it looks like a Visium section, and the planted effects can be found in it."""
 
 import anndata as ad
 import numpy as np
@@ -21,7 +21,7 @@ def sections() -> ad.AnnData:
     return simulated_tissue(20, 20, n_genes=300, n_interactions=2, n_sections=3)
 
 
-# How a user would look at the section: log counts, neighbours' means, and what is left once domain and depth are known.
+# How a user would look at the section: log counts, means of the neighbours, and residuals given domain and depth.
 
 
 def library_sizes(adata: ad.AnnData) -> np.ndarray:
@@ -40,7 +40,8 @@ def neighbours_mean(adata: ad.AnnData) -> csr_matrix:
     return adjacency.multiply(1 / adjacency.sum(axis=1)).tocsr()
 
 
-def beyond_domain_and_depth(adata: ad.AnnData, values: np.ndarray) -> np.ndarray:
+def residuals(adata: ad.AnnData, values: np.ndarray) -> np.ndarray:
+    """Return what domain and depth do not explain."""
     domain = pd.get_dummies(adata.obs["annotation"]).to_numpy(float)
     known = np.column_stack([domain, np.log(library_sizes(adata))])
     return values - known @ np.linalg.lstsq(known, values, rcond=None)[0]
@@ -52,11 +53,11 @@ def neighbour_correlations(adata: ad.AnnData, pairs: pd.DataFrame, *, adjusted: 
     ligand = (neighbours_mean(adata) @ expression)[:, adata.var_names.get_indexer(pairs["source"])]
     target = expression[:, adata.var_names.get_indexer(pairs["target"])]
     if adjusted:
-        ligand, target = beyond_domain_and_depth(adata, ligand), beyond_domain_and_depth(adata, target)
+        ligand, target = residuals(adata, ligand), residuals(adata, target)
     return np.array([np.corrcoef(a, b)[0, 1] for a, b in zip(ligand.T, target.T, strict=True)])
 
 
-# The same again, or not ----------------------------------------------------------------------------------------------
+# Reproducibility -----------------------------------------------------------------------------------------------------
 
 
 def test_same_seed_gives_the_identical_object():
@@ -95,13 +96,13 @@ def test_depth_and_sparsity_are_those_of_visium(section):
     assert 0.70 <= 1 - section.X.nnz / np.prod(section.shape) <= 0.90
 
 
-def test_depth_is_similar_among_neighbours(section):
+def test_depth_is_correlated_among_neighbours(section):
     log_depth = np.log(library_sizes(section))
     assert 0.3 < np.corrcoef(log_depth, neighbours_mean(section) @ log_depth)[0, 1] < 0.9
 
 
 def test_counts_are_overdispersed(section):
-    # Rows of a Poisson would have a Pearson statistic near 1 per entry, about a mean that only knows gene and depth.
+    # Poisson counts would have a Pearson statistic near 1 per entry, given a mean that depends on gene and depth only.
     top = np.argsort(-np.asarray(section.X.sum(axis=0)).ravel())[:200]
     counts = section.X[:, top].toarray()
     mean = np.outer(counts.sum(axis=1), counts.sum(axis=0)) / counts.sum()
@@ -114,7 +115,7 @@ def test_library_size_sets_the_median_and_no_spot_is_empty():
     assert library_sizes(shallow).min() == 1
 
 
-# Place ---------------------------------------------------------------------------------------------------------------
+# Geometry ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("outline", ["blob", "rectangle"])
@@ -141,7 +142,7 @@ def test_array_columns_follow_the_visium_convention(section):
     np.testing.assert_allclose(section.obsm["spatial"], np.column_stack([column * 50, row * 50 * np.sqrt(3)]))
 
 
-def test_rectangle_keeps_the_lattice_and_blob_a_part_of_it():
+def test_rectangle_keeps_the_lattice_and_blob_keeps_a_part():
     assert simulated_tissue(20, 15, n_genes=200, outline="rectangle").n_obs == 300
     assert 200 <= simulated_tissue(20, 15, n_genes=200).n_obs <= 225
 
@@ -193,9 +194,9 @@ def test_roles_and_programmes_of_the_genes(section):
     assert set(markers["programme"]) == set(section.obsm["programmes"])
 
 
-def test_cell_types_make_genes_vary_together_beyond_the_neighbours(section):
+def test_cell_types_correlate_genes_beyond_the_neighbours(section):
     expression = log_counts(section)
-    own = beyond_domain_and_depth(section, expression - neighbours_mean(section) @ expression)
+    own = residuals(section, expression - neighbours_mean(section) @ expression)
     often_counted = np.asarray(section.X.mean(axis=0)).ravel() > 1
     programme = section.var["programme"].to_numpy(str)
     genes = np.flatnonzero(often_counted & np.char.startswith(programme, "cell_type"))
@@ -208,7 +209,7 @@ def test_cell_types_make_genes_vary_together_beyond_the_neighbours(section):
 
 def test_cell_types_have_no_spatial_structure_of_their_own(section):
     programmes = section.obsm["programmes"]
-    own = beyond_domain_and_depth(section, programmes.to_numpy())
+    own = residuals(section, programmes.to_numpy())
     around = neighbours_mean(section) @ own
     r = pd.Series([np.corrcoef(a, b)[0, 1] for a, b in zip(own.T, around.T, strict=True)], index=programmes.columns)
     assert r.filter(like="cell_type").abs().mean() < 0.08
@@ -230,7 +231,7 @@ def test_interactions_name_their_genes_and_both_signs(section):
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_planted_effects_outlast_domain_and_depth_and_decoys_do_not(seed):
+def test_planted_effects_remain_given_domain_and_depth_and_decoys_do_not(seed):
     adata = simulated_tissue(seed=seed)
     truth = adata.uns["simulated_tissue"]
     planted = neighbour_correlations(adata, truth["interactions"], adjusted=True) * truth["interactions"]["sign"]
@@ -240,7 +241,7 @@ def test_planted_effects_outlast_domain_and_depth_and_decoys_do_not(seed):
     assert np.abs(decoys).mean() < planted.mean() / 4
 
 
-def test_decoys_are_tempting_before_domains_are_known(section):
+def test_decoys_are_correlated_unless_domains_are_known(section):
     assert neighbour_correlations(section, section.uns["simulated_tissue"]["decoys"], adjusted=False).mean() > 0.2
 
 
@@ -271,7 +272,7 @@ def test_sections_have_gene_specific_factors(sections):
     assert 0.2 < np.std(np.log(first[often] / second[often])) < 1.0
 
 
-def test_first_section_does_not_depend_on_how_many_follow(sections):
+def test_first_section_does_not_depend_on_the_number_of_sections(sections):
     alone = simulated_tissue(20, 20, n_genes=300, n_interactions=2)
     first = sections[sections.obs["sample"] == "section_1"]
     assert first.obs_names.equals(alone.obs_names)
@@ -282,7 +283,7 @@ def test_first_section_does_not_depend_on_how_many_follow(sections):
 
 
 @pytest.mark.parametrize("n_interactions", [0, 2])
-def test_everything_survives_a_file(tmp_path, n_interactions):
+def test_everything_is_the_same_after_writing_and_reading(tmp_path, n_interactions):
     adata = simulated_tissue(8, 8, n_genes=200, n_interactions=n_interactions, n_sections=2)
     adata.write_h5ad(tmp_path / "tissue.h5ad")
     read = ad.read_h5ad(tmp_path / "tissue.h5ad")
@@ -311,12 +312,12 @@ def test_everything_survives_a_file(tmp_path, n_interactions):
         ({"seed": None}, r"seed is None; .* pass seed=0 or more"),
         ({"n_genes": 80}, r"n_genes is 80; expected a whole number of at least 81, .*: pass more genes, or lower"),
         ({"n_genes": "many"}, r"n_genes is 'many'; expected a whole number of at least 81"),
-        ({"outline": "round"}, r"outline is 'round'; expected a known shape: pass outline=\"blob\" or"),
+        ({"outline": "round"}, r"outline='round' is not known; it is one of 'blob', 'rectangle'"),
         ({"library_size": 0}, r"library_size is 0; expected a positive, finite number of UMIs per spot: pass one, or"),
         ({"library_size": float("nan")}, r"library_size is nan; expected a positive, finite number"),
     ],
 )
-def test_bad_arguments_say_what_was_found_expected_and_how_to_mend_it(arguments, message):
+def test_invalid_arguments_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         simulated_tissue(**arguments)
 

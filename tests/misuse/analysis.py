@@ -83,7 +83,7 @@ ROWS = [
     Row(
         "an unknown source",
         lambda w: perturb(w, ["LIG7"]),
-        Raises(KeyError, r"does not know 1 of the .* asked genes: 'LIG7' \(did you mean LIG1"),
+        Raises(KeyError, r"1 of .* requested genes is not in the model: 'LIG7' \(did you mean LIG1"),
     ),
     Row(
         "a source that is its target",
@@ -141,7 +141,7 @@ ROWS = [
     Row(
         "a `groupby` without a value",
         lambda w: w.model.perturb("LIG1", "TGT1", adata=_with(w.section(), {"niche_": np.nan}), groupby="niche_"),
-        Raises(ValueError, r"obs\['niche_'\] is missing for all of the asked spots"),
+        Raises(ValueError, r"obs\['niche_'\] is missing for all of the requested spots"),
     ),
     Row(
         "a dose response to a source that the panel lacks",
@@ -212,7 +212,7 @@ ROWS = [
     Row(
         "a corpus of an empty folder",
         lambda w: sagefm.pretraining.Corpus(w.folder()),
-        Raises(FileNotFoundError, "There are no sections in"),
+        Raises(FileNotFoundError, "No sections in .*: expected .h5ad, .zarr or Space Ranger folders"),
     ),
     Row("a corpus with a damaged section", skips_damaged, Gives("the others are used, the log and the report say why")),
     Row(
@@ -231,17 +231,17 @@ ROWS = [
         Raises(ValueError, "batch_size=0 must be at least 1"),
     ),
     Row(
-        "more held out than there is",
+        "held-out shares of more than 1",
         lambda w: sagefm.pretraining.CorpusDataModule(corpus(w), validation_size=0.7, test_size=0.5),
-        Raises(ValueError, "each at least 0, together below 1"),
+        Raises(ValueError, "expected at least 0 each, together below 1"),
     ),
     Row(
         "a split that leaves nothing to train on",
         lambda w: split(w, ["test", "validation"]),
-        Raises(ValueError, "Of 2 sections none is left to train on"),
+        Raises(ValueError, "None of the 2 sections is left to train on"),
     ),
     Row(
-        "a split with a gap",
+        "a split with a missing value",
         lambda w: split(w, ["train", None]),
         Raises(ValueError, "1 of 2 sections have no 'split' in the table"),
     ),

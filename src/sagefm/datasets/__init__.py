@@ -1,4 +1,4 @@
-"""Data to try things on: a simulated tissue whose truth is known, and the corpus of the paper."""
+"""Example data: a simulated tissue with known ground truth, and the corpus of the SAGE-FM paper."""
 
 from sagefm.datasets._hest import hest
 from sagefm.datasets._simulated import simulated_tissue

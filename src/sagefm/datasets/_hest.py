@@ -1,6 +1,4 @@
-"""HEST-1k, the corpus of the SAGE-FM paper: which sections, and how to get them."""
-
-from __future__ import annotations
+"""HEST-1k, the corpus of the SAGE-FM paper: select and download sections."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -26,46 +24,47 @@ def hest(
     download: bool = True,
     revision: str | None = None,
 ) -> pd.DataFrame:
-    """Select sections of HEST-1k v1.1 and fetch them from the Hugging Face Hub; by default the corpus of the paper.
+    """Select sections of HEST-1k v1.1 and download them from the Hugging Face Hub; by default the corpus of the paper.
 
-    The defaults select 416 sections of 981,074 spots: human, Visium, at least 10,000 genes. HEST-1k is licensed under
-    CC BY-NC-SA 4.0, and so not for commercial use; single sections may have stricter terms, in the column
-    `source_licence`. Access is granted on its page, https://huggingface.co/datasets/MahmoodLab/hest; then log in by
-    `hf auth login`. Files that are in the folder are not fetched again. Only the expression is fetched, no images.
+    The defaults select 416 sections with 981,074 spots in total: human, Visium, at least 10,000 genes. HEST-1k is
+    licensed under CC BY-NC-SA 4.0, so commercial use is not allowed; single sections may have stricter terms, see the
+    column `source_licence`. Request access at https://huggingface.co/datasets/MahmoodLab/hest, then log in with
+    `hf auth login`. Files that are already in the folder are not downloaded again. Only the expression data are
+    downloaded, no images.
 
     Parameters
     ----------
     folder
-        Where the files are or go: the metadata table, and `st/ID.h5ad` for each section.
+        Folder of the files: the metadata table, and `st/ID.h5ad` for each section.
     species, technology, min_genes
-        Which sections: as in the columns `species`, `st_technology` and `nb_genes` of the metadata.
+        Sections to select, by the columns `species`, `st_technology` and `nb_genes` of the metadata.
     organs
-        Organs to keep, as in the column `organ`; all by default.
+        Organs to select, by the column `organ`; all by default.
     metadata
-        The metadata table, where it is not in `folder`.
+        The metadata table, if it is not in `folder`.
     download
-        Whether what is not there is fetched, which needs the extra `sagefm[hub]`. Without, nothing is, and the table
-        names files that may not be there.
+        Whether to download missing files, which requires the extra `sagefm[hub]`. With False, the table may name files
+        that do not exist.
     revision
-        Commit or branch of the repository; its newest state by default.
+        Commit or branch of the repository; its latest state by default.
 
     Returns
     -------
     pandas.DataFrame
-        One row for each section, for :class:`sagefm.pretraining.Corpus`: `path`, `sample`, `patient` (with the title
-        of the study, since patients are numbered in each; the study alone where the patient is not known), `licence`,
-        `source_licence`, `organ`, `n_spots` and `n_genes` as HEST tells them.
+        One row per section, for :class:`sagefm.pretraining.Corpus`: `path`, `sample`, `patient` (with the title of the
+        study, because patients are numbered within studies; the study alone if the patient is unknown), `licence`,
+        `source_licence`, `organ`, and `n_spots` and `n_genes` according to HEST.
 
     Raises
     ------
     FileNotFoundError
-        If the metadata table is not there and nothing may be fetched.
+        If the metadata table does not exist and must not be downloaded.
     ImportError
-        If something is to be fetched and `huggingface_hub` is not installed.
+        If something is to be downloaded and `huggingface_hub` is not installed.
     KeyError
         If the metadata table lacks a column.
     ValueError
-        If no section is like that.
+        If no section matches the selection.
     PermissionError
         If the Hub does not grant access.
 
@@ -79,57 +78,49 @@ def hest(
     table = folder / METADATA if metadata is None else Path(metadata).expanduser()
     if not table.exists():
         if not download or metadata is not None:
-            raise FileNotFoundError(f"{table} is not there; with `download=True` and no `metadata` it is fetched.")
-        _fetch(folder, [METADATA], revision)
-    selected = select(read_metadata(table), species, technology, min_genes, organs)
-    sections = section_table(selected, folder)
+            raise FileNotFoundError(f"{table} does not exist; use `download=True` without `metadata` to download it.")
+        _download(folder, [METADATA], revision)
+    sections = _for_corpus(_select(read_metadata(table), species, technology, min_genes, organs), folder)
     missing = [f"st/{Path(path).name}" for path in sections["path"] if not Path(path).exists()]
     if download and missing:
-        logger.info(f"Fetching {len(missing)} sections of HEST-1k; its licence is {LICENCE}.")
-        _fetch(folder, missing, revision)
+        logger.info(f"Downloading {len(missing)} sections of HEST-1k; its licence is {LICENCE}.")
+        _download(folder, missing, revision)
     return sections
 
 
 def read_metadata(path: Path) -> pd.DataFrame:
-    """Read the metadata table of HEST-1k, having checked its columns."""
+    """Read the metadata table of HEST-1k and check its columns."""
     table = pd.read_csv(path, encoding="utf-8-sig", dtype={"patient": str})
     if missing := sorted(_NEEDED - set(table)):
-        raise MissingKeyError(f"{path} is no metadata table of HEST-1k: it has no columns {missing}.")
+        raise MissingKeyError(f"{path} is not a metadata table of HEST-1k: it has no columns {missing}.")
     return table
 
 
-def select(
+def _select(
     metadata: pd.DataFrame, species: str, technology: str, min_genes: int, organs: Iterable[str] | None
 ) -> pd.DataFrame:
-    """Return the rows of the sections asked for."""
-    kept = (metadata["species"] == species) & (metadata["st_technology"] == technology)
-    kept &= metadata["nb_genes"] >= min_genes
+    selected = metadata.query("species == @species and st_technology == @technology and nb_genes >= @min_genes")
     if organs is not None:
-        kept &= metadata["organ"].isin(list(organs))
-    if not kept.any():
+        organs = list(organs)
+        selected = selected[selected["organ"].isin(organs)]
+    if selected.empty:
+        found = [sorted(metadata[key].dropna().unique()) for key in ("species", "st_technology", "organ")]
         raise ValueError(
-            f"No section of HEST-1k is {species!r}, {technology!r}, with {min_genes} genes"
-            f"{'' if organs is None else f', of {list(organs)}'}. There are species {_values(metadata, 'species')}, "
-            f"technologies {_values(metadata, 'st_technology')}, organs {_values(metadata, 'organ')}."
+            f"HEST-1k has no section with species={species!r}, technology={technology!r}, min_genes={min_genes} and "
+            f"organs={organs}. It has the species {found[0]}, technologies {found[1]} and organs {found[2]}."
         )
-    return metadata[kept].reset_index(drop=True)
+    return selected.reset_index(drop=True)
 
 
-def _values(metadata: pd.DataFrame, column: str) -> list[str]:
-    return sorted(metadata[column].dropna().unique())
-
-
-def section_table(selected: pd.DataFrame, folder: Path) -> pd.DataFrame:
-    """Return the selected sections as a table for a corpus."""
-    known = selected["patient"].notna()
+def _for_corpus(selected: pd.DataFrame, folder: Path) -> pd.DataFrame:
     study = selected["dataset_title"].astype(str)
     return pd.DataFrame(
         {
             "path": [str(folder / "st" / f"{name}.h5ad") for name in selected["id"]],
             "sample": selected["id"],
-            "patient": study.where(~known, study + ": " + selected["patient"].fillna("")),
+            "patient": (study + ": " + selected["patient"]).fillna(study),
             "licence": LICENCE,
-            "source_licence": selected["license"] if "license" in selected else None,
+            "source_licence": selected.get("license"),
             "organ": selected["organ"],
             "n_spots": selected["spots_under_tissue"].astype("Int64"),
             "n_genes": selected["nb_genes"].astype("Int64"),
@@ -137,18 +128,16 @@ def section_table(selected: pd.DataFrame, folder: Path) -> pd.DataFrame:
     )
 
 
-def _fetch(folder: Path, files: list[str], revision: str | None) -> None:
+def _download(folder: Path, files: list[str], revision: str | None) -> None:
     try:
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import GatedRepoError
     except ImportError as error:
-        raise ImportError(
-            f"Fetching {files[0]!r} of HEST-1k takes huggingface_hub: `pip install 'sagefm[hub]'`."
-        ) from error
+        raise ImportError(f"Downloading {files[0]} requires huggingface_hub: `pip install 'sagefm[hub]'`.") from error
     try:
         snapshot_download(REPOSITORY, repo_type="dataset", allow_patterns=files, local_dir=folder, revision=revision)
     except GatedRepoError as error:
         raise PermissionError(
-            f"The Hub does not grant access to {REPOSITORY}: ask for it on "
-            f"https://huggingface.co/datasets/{REPOSITORY}, then log in by `hf auth login`."
+            f"The Hub does not grant access to {REPOSITORY}: request access at "
+            f"https://huggingface.co/datasets/{REPOSITORY}, then log in with `hf auth login`."
         ) from error

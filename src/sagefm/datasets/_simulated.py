@@ -1,31 +1,20 @@
-"""A simulated Visium section whose domains, gene programmes and ligand effects are known."""
-
-from __future__ import annotations
+"""A simulated Visium-like section with known domains, gene programmes and ligand effects."""
 
 from numbers import Integral, Real
-from typing import TYPE_CHECKING
 
 import anndata as ad
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 from scipy.special import expit, softmax
 
-from sagefm.datasets._simulated_truth import (
-    MIN_GENES_PER_PROGRAMME,
-    N_CELL_TYPES,
-    N_GRADIENTS,
-    Truth,
-    draw_truth,
-    markers_of,
-)
+from sagefm._errors import refuse_unknown
+from sagefm.datasets._simulated_truth import MIN_GENES_PER_PROGRAMME, N_CELL_TYPES, N_GRADIENTS, Truth, draw_truth
 
-if TYPE_CHECKING:
-    from numpy.typing import ArrayLike
-
-# Geometry, in micrometres. Each radius falls between two rings of the hexagonal lattice.
+# Geometry, in micrometres. Each radius lies between two rings of the hexagonal lattice.
 _SPACING, _RING_1_RADIUS, _RING_2_RADIUS = 100.0, 105.0, 205.0
 _RING_2_WEIGHT = 0.25
 _BORDER_WIDTH = 60.0
@@ -33,7 +22,7 @@ _N_WAVES = 128
 
 _LIGAND_SWITCH = 2.0
 
-# Counts. A mean of 2.25 UMIs a gene is 4,500 UMIs a spot at 2,000 genes, whatever the number of genes equally sparse.
+# Counts. A mean of 2.25 UMIs per gene is 4,500 UMIs per spot at 2,000 genes, equally sparse for any number of genes.
 _UMIS_PER_GENE = 2.25
 _LIBRARY_SD, _SECTION_GENE_SD, _SECTION_DEPTH_SD = 0.45, 0.3, 0.4
 
@@ -51,60 +40,64 @@ def simulated_tissue(
     library_size: float | None = None,
     seed: int = 0,
 ) -> ad.AnnData:
-    r"""Simulate Visium-like sections whose domains, gene programmes and ligand effects are known.
+    r"""Simulate Visium-like sections with known domains, gene programmes and ligand effects.
 
     The expected count of gene :math:`g` in spot :math:`i` is the spot's library size times the softmax over genes of
 
     .. math:: b_g + s_g + \sum_p a_{ip} w_{pg} + 2\, l_{ig} + \sum_{h \to g} e_{hg} \sum_j k_{ij} l_{jh}
 
-    with a baseline :math:`b`, a section's factor :math:`s`, and the activity :math:`a` and loading :math:`w` of each
-    programme: anatomical domains that mix at their borders, smooth gradients, and cell-type proportions independent
-    from spot to spot, so that a spot's own genes hold what its neighbours cannot tell. Ligands alone have a switch
-    :math:`l` in [0, 1], on in patches that ignore the domains. The kernel :math:`k` averages it over the neighbours: 6
-    in the first ring of weight 1, 12 in the second of weight 1/4, the spot itself left out. Counts are negative
-    binomial.
+    with a baseline :math:`b`, a section effect :math:`s`, and the activity :math:`a` and loading :math:`w` of each
+    programme. The programmes are anatomical domains that mix at their borders, smooth gradients, and cell-type
+    proportions that are independent from spot to spot, so that a spot's own genes contain information that its
+    neighbours do not. Only ligands have a switch :math:`l` in [0, 1], which is on in patches that are independent of
+    the domains. The kernel :math:`k` averages it over the neighbours, without the spot itself: 6 in the first ring
+    with weight 1, 12 in the second with weight 1/4. Counts are negative binomial.
 
     Parameters
     ----------
     n_rows, n_cols
-        Rows of the hexagonal lattice and spots in each, before the tissue is cut out.
+        Rows of the hexagonal lattice and spots per row, before the tissue is cut out.
     n_genes
-        Genes in all, the ligands, targets and decoys included.
+        Number of genes, including ligands, targets and decoys.
     n_layers, n_niches
-        Curved anatomical bands, and kinds of patches that override them.
+        Number of curved anatomical bands, and number of types of patches that override them.
     n_interactions
-        Ligand-target pairs with a planted effect. There are as many decoys, which share a domain but have no effect.
+        Number of ligand-target pairs with a planted effect. The same number of decoy pairs share a domain but have no
+        effect.
     n_sections
-        Sections with the same programmes and effects, each with its own geometry, depth and gene-specific factors.
+        Number of sections; they share programmes and effects, but differ in geometry, depth and gene-specific factors.
     outline
-        `"blob"` keeps about 3/4 of the lattice, in the shape of a piece of tissue; `"rectangle"` keeps all.
+        `"blob"` keeps about 3/4 of the lattice, in the shape of a piece of tissue; `"rectangle"` keeps all of it.
     library_size
-        Median UMIs per spot expected in the first section; others vary around it. Default: 2.25 per gene.
+        Expected median of the UMIs per spot in the first section; other sections vary around it. 2.25 per gene by
+        default.
     seed
         The same seed gives the identical object. The first section does not depend on `n_sections`.
 
     Returns
     -------
-    Annotated data, (spots, genes), with
+    anndata.AnnData
+        (spots, genes), with
 
-    - `X`: raw integer counts, CSR float32, and no other layer.
-    - `obs`: `array_row` and `array_col` in the Visium convention, `sample`, and `annotation`, the prevailing domain.
-    - `obsm["spatial"]`: (spots, 2) in micrometres, neighbours 100 apart. Sections overlap, as real ones do.
-    - `obsm["programmes"]`: (spots, programmes), the true activities.
-    - `var`: `role` of each gene, and the `programme` it follows (`"none"` where it has none of its own).
-    - `uns["simulated_tissue"]`: the tables `interactions` (source, target, effect, sign), where `effect` is the change
-      of the target's log mean as the ligand goes from off to on in all neighbours; `decoys` (source, target, domain);
-      and `markers` (programme, gene, loading).
+        - `X`: raw integer counts, CSR float32, and no other layer.
+        - `obs`: `array_row` and `array_col` in the Visium convention, `sample`, and `annotation`, the prevailing
+          domain.
+        - `obsm["spatial"]`: (spots, 2) in micrometres, with neighbours 100 apart. Sections overlap, as real ones do.
+        - `obsm["programmes"]`: (spots, programmes), the true activities.
+        - `var`: `role` of each gene, and the `programme` that it follows (`"none"` if it follows none).
+        - `uns["simulated_tissue"]`: the tables `interactions` (source, target, effect, sign), where `effect` is the
+          change of the target's log mean when the ligand goes from off to on in all neighbours; `decoys` (source,
+          target, domain); and `markers` (programme, gene, loading).
 
     Raises
     ------
     ValueError
-        If an argument is out of range, or `n_genes` is too small for the programmes and pairs asked for.
+        If an argument is out of range, or `n_genes` is too small for the requested programmes and pairs.
 
     Notes
     -----
-    Log-normal library sizes and gamma-Poisson counts follow Splatter [1]_, whose gene means are gamma where these are
-    log-normal. Cell-type proportions are logistic-normal [2]_, smooth fields sums of random Fourier features [3]_.
+    Log-normal library sizes and gamma-Poisson counts follow Splatter [1]_; gene means are log-normal here and gamma
+    there. Cell-type proportions are logistic-normal [2]_; smooth fields are sums of random Fourier features [3]_.
 
     References
     ----------
@@ -124,13 +117,13 @@ def simulated_tissue(
     _check_whole_numbers(n_rows=(n_rows, 3), n_cols=(n_cols, 3), n_layers=(n_layers, 1), n_niches=(n_niches, 0))
     _check_whole_numbers(n_interactions=(n_interactions, 0), n_sections=(n_sections, 1), seed=(seed, 0))
     _check_n_genes(n_genes, n_layers + n_niches + N_GRADIENTS + N_CELL_TYPES, n_interactions)
-    _check_outline(outline)
+    refuse_unknown("outline", outline, ("blob", "rectangle"))
     library_size = _UMIS_PER_GENE * n_genes if library_size is None else library_size
     _check_library_size(library_size)
 
     truth_rng, *section_rngs = np.random.default_rng(seed).spawn(n_sections + 1)
     truth = draw_truth(truth_rng, n_genes, n_layers, n_niches, n_interactions)
-    # The first section has the depth asked for; the others vary around it.
+    # The first section has the requested depth; the others vary around it.
     depths = library_size * np.exp(_SECTION_DEPTH_SD * np.r_[0.0, truth_rng.standard_normal(n_sections - 1)])
     sections = {
         f"section_{i + 1}": _draw_section(rng, truth, _draw_tissue(rng, n_rows, n_cols, outline), depths[i])
@@ -138,20 +131,17 @@ def simulated_tissue(
     }
     adata = ad.concat(sections, label="sample", index_unique="-")
     adata.var = truth.genes
-    adata.uns["simulated_tissue"] = {
-        "interactions": truth.interactions,
-        "decoys": truth.decoys,
-        "markers": markers_of(truth),
-    }
+    tables = {"interactions": truth.interactions, "decoys": truth.decoys, "markers": truth.markers()}
+    adata.uns["simulated_tissue"] = tables
     return adata
 
 
-# The place of a section ----------------------------------------------------------------------------------------------
+# Geometry of a section -----------------------------------------------------------------------------------------------
 
 
 def _draw_tissue(rng: np.random.Generator, n_rows: int, n_cols: int, outline: str) -> pd.DataFrame:
     row, step = np.divmod(np.arange(n_rows * n_cols), n_cols)
-    # Visium numbers the columns by half spacings and shifts the odd rows by one.
+    # Visium counts columns in half spacings and shifts odd rows by one.
     grid = pd.DataFrame({"array_row": row, "array_col": 2 * step + row % 2})
     return grid if outline == "rectangle" else grid[_draw_blob(rng, _micrometres(grid))]
 
@@ -161,7 +151,7 @@ def _micrometres(grid: pd.DataFrame) -> np.ndarray:
 
 
 def _draw_blob(rng: np.random.Generator, spatial: np.ndarray) -> np.ndarray:
-    """Mark the spots of one connected piece: an ellipse with a wavy and a ragged component to its edge."""
+    """Return which spots belong to one connected piece, an ellipse with a wavy and ragged edge; boolean (spots,)."""
     radius = np.linalg.norm(2 * (spatial - spatial.min(axis=0)) / np.ptp(spatial, axis=0) - 1, axis=1)
     wavy, ragged = _smooth_fields(rng, spatial, [_extent(spatial) / 4, 1.5 * _SPACING]).T
     score = radius + 0.12 * wavy + 0.03 * ragged
@@ -186,7 +176,7 @@ def _extent(spatial: np.ndarray) -> float:
 
 
 def _neighbour_weights(spatial: np.ndarray, radius: float) -> csr_matrix:
-    """Weigh each spot's neighbours within `radius`, the spot itself left out; rows sum to one."""
+    """Return the weights of each spot's neighbours within `radius`, (spots, spots); rows sum to one."""
     pairs = cKDTree(spatial).query_pairs(radius, output_type="ndarray")
     distance = np.linalg.norm(spatial[pairs[:, 0]] - spatial[pairs[:, 1]], axis=1)
     weight = np.where(distance < _RING_1_RADIUS, 1.0, _RING_2_WEIGHT)
@@ -195,14 +185,16 @@ def _neighbour_weights(spatial: np.ndarray, radius: float) -> csr_matrix:
     return csr_matrix(weights.multiply(1 / weights.sum(axis=1)))
 
 
-# What the spots of a section express ---------------------------------------------------------------------------------
+# Expression of a section ---------------------------------------------------------------------------------------------
 
 
 def _draw_section(rng: np.random.Generator, truth: Truth, grid: pd.DataFrame, depth: float) -> ad.AnnData:
     spatial = _micrometres(grid)
     domains = _draw_domains(rng, spatial, len(truth.layers), len(truth.niches))
     gradients = _smooth_fields(rng, spatial, np.repeat(_extent(spatial) / 3, N_GRADIENTS))
-    cell_types = _draw_cell_types(rng, domains @ truth.cell_type_preference)
+    # Cell types are independent from spot to spot: a spot's own genes are then more than its neighbours predict.
+    preference = domains @ truth.cell_type_preference
+    cell_types = softmax(preference + 1.2 * rng.standard_normal(preference.shape), axis=1)
     activity = np.hstack([domains, gradients, cell_types])
     log_rate = truth.baseline + rng.normal(0.0, _SECTION_GENE_SD, truth.baseline.size) + activity @ truth.loadings
     switched_on = _draw_ligands(rng, spatial, truth.ligand_length_scales)
@@ -210,15 +202,13 @@ def _draw_section(rng: np.random.Generator, truth: Truth, grid: pd.DataFrame, de
     mean = _draw_library_sizes(rng, spatial, depth)[:, None] * softmax(log_rate, axis=1)
 
     obs = grid.set_axis((grid["array_row"].astype(str) + "x" + grid["array_col"].astype(str)).to_numpy())
-    obs["annotation"] = pd.Categorical.from_codes(
-        domains.argmax(axis=1), categories=pd.Index(truth.layers + truth.niches)
-    )
+    obs["annotation"] = pd.Categorical.from_codes(domains.argmax(axis=1), pd.Index(truth.layers + truth.niches))
     obsm = {"spatial": spatial, "programmes": pd.DataFrame(activity, index=obs.index, columns=truth.programmes)}
     return ad.AnnData(_draw_counts(rng, mean, truth.dispersion), obs=obs, var=truth.genes[[]], obsm=obsm)
 
 
 def _draw_domains(rng: np.random.Generator, spatial: np.ndarray, n_layers: int, n_niches: int) -> np.ndarray:
-    """Draw the share of each domain in each spot, (spots, layers and niches): niches override what lies under them."""
+    """Draw the share of each domain in each spot, (spots, layers and niches); niches override what lies below them."""
     shares = _draw_layers(rng, spatial, n_layers)
     scores = _smooth_fields(rng, spatial, np.repeat(_extent(spatial) / 10, n_niches))
     for score in scores.T:
@@ -228,7 +218,7 @@ def _draw_domains(rng: np.random.Generator, spatial: np.ndarray, n_layers: int, 
 
 
 def _draw_layers(rng: np.random.Generator, spatial: np.ndarray, n_layers: int) -> np.ndarray:
-    """Cut the distance from a point beside the tissue, made wavy, into bands of unequal thickness."""
+    """Draw the share of each layer, (spots, layers): bands of unequal width around a point outside the tissue."""
     extent, angle = _extent(spatial), rng.uniform(0.0, 2 * np.pi)
     centre = spatial.mean(axis=0) + 0.9 * extent * np.array([np.cos(angle), np.sin(angle)])
     waviness = _smooth_fields(rng, spatial, [extent / 5])[:, 0]
@@ -238,35 +228,30 @@ def _draw_layers(rng: np.random.Generator, spatial: np.ndarray, n_layers: int) -
     return -np.diff(beyond, axis=1, prepend=1.0, append=0.0)
 
 
-def _draw_cell_types(rng: np.random.Generator, preference: np.ndarray) -> np.ndarray:
-    # Independent from spot to spot: a spot's own genes then hold what its neighbours cannot tell.
-    return softmax(preference + 1.2 * rng.standard_normal(preference.shape), axis=1)
-
-
 def _draw_ligands(rng: np.random.Generator, spatial: np.ndarray, length_scales: np.ndarray) -> np.ndarray:
-    """Draw how far each ligand is switched on, (spots, ligands) in [0, 1]: in patches that ignore the domains."""
+    """Draw the switch of each ligand, (spots, ligands) in [0, 1]: on in patches that are independent of the domains."""
     patches = _smooth_fields(rng, spatial, length_scales)
     scattered = rng.standard_normal(patches.shape)
     return expit(4 * (0.85 * patches + 0.5 * scattered - 0.5))
 
 
 def _add_ligands(log_rate: np.ndarray, truth: Truth, switched_on: np.ndarray, weights: csr_matrix) -> None:
-    log_rate[:, truth.having_role("ligand", "decoy_ligand")] += _LIGAND_SWITCH * switched_on
+    log_rate[:, truth.genes_with_role("ligand", "decoy_ligand")] += _LIGAND_SWITCH * switched_on
     received = weights @ switched_on[:, : len(truth.interactions)]
-    log_rate[:, truth.having_role("target")] += truth.interactions["effect"].to_numpy() * received
+    log_rate[:, truth.genes_with_role("target")] += truth.interactions["effect"].to_numpy() * received
 
 
 def _draw_library_sizes(rng: np.random.Generator, spatial: np.ndarray, median: float) -> np.ndarray:
-    # Depth differs by place (permeabilisation, cell density) as much as by spot.
-    by_place = _smooth_fields(rng, spatial, [_extent(spatial) / 8])[:, 0]
-    by_spot = rng.standard_normal(len(spatial))
-    return median * np.exp(_LIBRARY_SD * np.sqrt(0.5) * (by_place + by_spot))
+    # Library sizes vary between regions (permeabilisation, cell density) as much as between spots.
+    regional = _smooth_fields(rng, spatial, [_extent(spatial) / 8])[:, 0]
+    individual = rng.standard_normal(len(spatial))
+    return median * np.exp(_LIBRARY_SD * np.sqrt(0.5) * (regional + individual))
 
 
 def _draw_counts(rng: np.random.Generator, mean: np.ndarray, dispersion: np.ndarray) -> csr_matrix:
-    """Draw negative-binomial counts, as a Poisson whose rate is gamma with shape `dispersion`."""
+    """Draw negative-binomial counts, as Poisson counts whose rate is gamma-distributed with shape `dispersion`."""
     counts = rng.poisson(rng.standard_gamma(dispersion, mean.shape) * (mean / dispersion))
-    # A spot without counts cannot be normalised: it gets one, of its most expressed gene.
+    # A spot without counts cannot be normalised: it gets one count of its most expressed gene.
     empty = np.flatnonzero(counts.sum(axis=1) == 0)
     counts[empty, mean[empty].argmax(axis=1)] = 1
     return csr_matrix(counts, dtype=np.float32)
@@ -289,11 +274,6 @@ def _check_n_genes(n_genes: object, n_programmes: int, n_pairs: int) -> None:
             f"{MIN_GENES_PER_PROGRAMME} and {n_pairs} interactions of 4 genes, decoys included: pass more genes, "
             "or lower n_layers, n_niches or n_interactions."
         )
-
-
-def _check_outline(outline: str) -> None:
-    if outline not in ("blob", "rectangle"):
-        raise ValueError(f'outline is {outline!r}; expected a known shape: pass outline="blob" or outline="rectangle".')
 
 
 def _check_library_size(library_size: object) -> None:

@@ -1,6 +1,4 @@
-"""What the sections of a simulated tissue share: genes, programmes, and which ligand moves which target."""
-
-from __future__ import annotations
+"""What the sections of a simulated tissue share: genes, programmes, and the effects of ligands on targets."""
 
 from dataclasses import dataclass
 
@@ -8,7 +6,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import ndtri
 
-# How far one unit of a programme's activity moves the log expression of its own genes, on average.
+# Mean effect of one unit of a programme's activity on the log expression of its own genes.
 _LOADING = {"layer": 0.95, "niche": 0.95, "gradient": 0.4, "cell_type": 3.5}
 N_GRADIENTS, N_CELL_TYPES = 3, 8
 _PROGRAMME_SHARE, MIN_GENES_PER_PROGRAMME = 0.7, 3
@@ -17,7 +15,11 @@ _GENE_SD = 2.3  # of the baselines, in natural logs
 
 @dataclass(frozen=True)
 class Truth:
-    """What all sections share. Per gene: baseline, dispersion; `loadings` is (programmes, genes), in natural logs."""
+    """What all sections share.
+
+    `genes` is the table of genes and their roles; `baseline` and `dispersion` are (genes,), `loadings` is (programmes,
+    genes), in natural logs.
+    """
 
     genes: pd.DataFrame
     layers: list[str]
@@ -31,16 +33,25 @@ class Truth:
     interactions: pd.DataFrame
     decoys: pd.DataFrame
 
-    def having_role(self, *roles: str) -> np.ndarray:
+    def genes_with_role(self, *roles: str) -> np.ndarray:
         """Return the positions of the genes with one of these roles."""
         return np.flatnonzero(self.genes["role"].isin(roles))
+
+    def markers(self) -> pd.DataFrame:
+        """Return the genes of every programme, with their loadings."""
+        gene = self.genes_with_role("marker")
+        programme = self.genes["programme"].iloc[gene].to_numpy(str)
+        loading = self.loadings[pd.Index(self.programmes).get_indexer(pd.Index(programme)), gene]
+        table = pd.DataFrame({"programme": programme, "gene": self.genes.index[gene], "loading": loading})
+        return table.set_axis(table.index.astype(str))
 
 
 def draw_truth(rng: np.random.Generator, n_genes: int, n_layers: int, n_niches: int, n_pairs: int) -> Truth:
     """Draw what all sections share."""
     layers, niches = _numbered("layer_", n_layers), _numbered("niche_", n_niches)
     programmes = layers + niches + _numbered("gradient_", N_GRADIENTS) + _numbered("cell_type_", N_CELL_TYPES)
-    decoys = _draw_decoys(rng, n_pairs, layers + niches)
+    decoys = _pairs("DECOYLIG", "DECOYTGT", n_pairs)
+    decoys["domain"] = np.resize(rng.permutation(layers + niches), n_pairs)
     genes = _draw_genes(rng, n_genes, programmes, decoys)
     return Truth(
         genes=genes,
@@ -62,31 +73,25 @@ def _numbered(prefix: str, n: int) -> list[str]:
     return [f"{prefix}{i + 1}" for i in range(n)]
 
 
+def _pairs(source: str, target: str, n: int) -> pd.DataFrame:
+    # Row names are strings, as .h5ad files require.
+    return pd.DataFrame({"source": _numbered(source, n), "target": _numbered(target, n)}, index=_numbered("pair_", n))
+
+
 def _draw_interactions(rng: np.random.Generator, n_pairs: int) -> pd.DataFrame:
-    # Every third effect lowers its target, so that a method which only ever sees activation is found out.
+    # Every third effect is negative, which exposes a method that only ever finds activation.
     sign = np.where(np.arange(n_pairs) % 3 == 2, -1, 1)
     return _pairs("LIG", "TGT", n_pairs).assign(effect=sign * rng.uniform(1.4, 2.0, n_pairs), sign=sign)
-
-
-def _draw_decoys(rng: np.random.Generator, n_pairs: int, domains: list[str]) -> pd.DataFrame:
-    return _pairs("DECOYLIG", "DECOYTGT", n_pairs).assign(domain=np.resize(rng.permutation(domains), n_pairs))
-
-
-def _pairs(source: str, target: str, n: int) -> pd.DataFrame:
-    # Row names are text: h5ad wants them so.
-    return pd.DataFrame({"source": _numbered(source, n), "target": _numbered(target, n)}, index=_numbered("pair_", n))
 
 
 def _draw_genes(rng: np.random.Generator, n_genes: int, programmes: list[str], decoys: pd.DataFrame) -> pd.DataFrame:
     n_pairs = len(decoys)
     n_free = n_genes - 4 * n_pairs
     n_markers = max(int(_PROGRAMME_SHARE * n_free), MIN_GENES_PER_PROGRAMME * len(programmes))
-    followed = rng.permutation(np.r_[np.resize(programmes, n_markers), np.repeat("none", n_free - n_markers)])
-    role = np.r_[
-        np.where(followed == "none", "background", "marker"),
-        np.repeat(["ligand", "target", "decoy_ligand", "decoy_target"], n_pairs),
-    ]
-    programme = np.r_[followed, np.repeat("none", 2 * n_pairs), np.tile(decoys["domain"].to_numpy(str), 2)]
+    own = rng.permutation(np.r_[np.resize(programmes, n_markers), np.repeat("none", n_free - n_markers)])
+    paired_roles = np.repeat(["ligand", "target", "decoy_ligand", "decoy_target"], n_pairs)
+    role = np.r_[np.where(own == "none", "background", "marker"), paired_roles]
+    programme = np.r_[own, np.repeat("none", 2 * n_pairs), np.tile(decoys["domain"].to_numpy(str), 2)]
     names = [f"GENE{i + 1:04d}" for i in range(n_free)]
     for prefix in ("LIG", "TGT", "DECOYLIG", "DECOYTGT"):
         names += _numbered(prefix, n_pairs)
@@ -94,9 +99,9 @@ def _draw_genes(rng: np.random.Generator, n_genes: int, programmes: list[str], d
 
 
 def _draw_baseline(rng: np.random.Generator, genes: pd.DataFrame) -> np.ndarray:
-    # Normal quantiles rather than normal draws: no seed then gives half of all counts to one gene.
+    # Normal quantiles instead of normal draws: no seed then gives half of all counts to one gene.
     baseline = _GENE_SD * rng.permutation(ndtri((np.arange(len(genes)) + 0.5) / len(genes)))
-    # A ligand or a target that is hardly ever counted would have a truth that no method could find.
+    # No method could recover the effect of a ligand or on a target that is hardly ever counted.
     paired = ~genes["role"].isin(["marker", "background"]).to_numpy()
     baseline[paired] = _GENE_SD * rng.uniform(1.0, 1.6, paired.sum())
     return baseline
@@ -106,15 +111,6 @@ def _draw_loadings(rng: np.random.Generator, genes: pd.DataFrame, programmes: li
     loadings = rng.normal(0.0, 0.1, (len(programmes), len(genes)))
     own = np.asarray(programmes)[:, None] == genes["programme"].to_numpy(str)
     strength = np.array([_LOADING[programme.rsplit("_", 1)[0]] for programme in programmes])
-    # A decoy pair follows its domain closely, to look as tempting as a true one.
+    # A decoy pair follows its domain closely, so that it looks as plausible as a true pair.
     spread = rng.gamma(10.0, 0.1, len(genes)) * np.where(genes["role"].isin(["decoy_ligand", "decoy_target"]), 2.0, 1.0)
     return loadings + own * strength[:, None] * spread
-
-
-def markers_of(truth: Truth) -> pd.DataFrame:
-    """Return the genes of every programme, with their loadings."""
-    gene = truth.having_role("marker")
-    programme = truth.genes["programme"].iloc[gene].to_numpy(str)
-    loading = truth.loadings[pd.Index(truth.programmes).get_indexer(pd.Index(programme)), gene]
-    table = pd.DataFrame({"programme": programme, "gene": truth.genes.index[gene], "loading": loading})
-    return table.set_axis(table.index.astype(str))

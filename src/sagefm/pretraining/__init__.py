@@ -1,4 +1,4 @@
-"""Pretraining over many sections on disk: the corpus and its batches."""
+"""Pretraining on many sections on disk: the corpus, its batches and checkpoints."""
 
 from sagefm.pretraining._corpus import Corpus
 from sagefm.pretraining._datamodule import CorpusDataModule

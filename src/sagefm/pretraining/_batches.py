@@ -1,8 +1,6 @@
-"""Batches of a corpus in a fixed order, and how a rank, a worker or a resumed run finds its own."""
+"""Batches of a corpus, and their order on one device."""
 
-from __future__ import annotations
-
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cached_property, lru_cache
 from typing import Any
 
@@ -10,7 +8,6 @@ import numpy as np
 from scvi import REGISTRY_KEYS
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from sagefm._errors import SECTION_ERRORS
 from sagefm._logging import logger
 from sagefm.data import (
     ABSENT_KEY,
@@ -22,62 +19,65 @@ from sagefm.data import (
     Normalization,
     Spots,
 )
-from sagefm.pretraining._corpus import Corpus
-from sagefm.pretraining._schedule import Schedule, batches_per_shard, schedule
+from sagefm.pretraining._corpus import Corpus, attempt
+from sagefm.pretraining._schedule import Schedule
 
-Batch = dict[str, Any]
 SEED_KEY = "seed"
+BatchKey = tuple[np.ndarray, np.ndarray, int]  # section and row of each spot, seed of the masks and the dropout
+
+
+class BatchOrder(Sampler):
+    """Keys of the batches of one device, starting from the batch that training has reached.
+
+    Parameters
+    ----------
+    schedule
+        The batches of all devices.
+    rank, world_size
+        Number of the device, and number of devices.
+    progress
+        Lightning's count of the batches trained on, over epochs and restarts; without it, always the first epoch.
+    """
+
+    def __init__(self, schedule: Schedule, rank: int, world_size: int, progress: Any = None) -> None:
+        self.schedule, self.rank, self.world_size, self._progress = schedule, rank, world_size, progress
+
+    def __len__(self) -> int:
+        return max(self.schedule.n_shards * self.schedule.batches_per_shard // self.world_size, 1)
+
+    def __iter__(self) -> Iterator[BatchKey]:
+        plan, n_steps = self.schedule, len(self)
+        shard = lru_cache(plan.n_shards)(plan.shard)
+        done = 0 if self._progress is None else self._progress.total.processed
+        for number in range(done, done + n_steps):
+            epoch, step = divmod(number, n_steps)
+            step = self.rank + self.world_size * step
+            sections, rows = shard(epoch, step % plan.n_shards)
+            batch = step // plan.n_shards % len(rows)  # repeats if there are more devices than validation batches
+            seed = np.random.SeedSequence([plan.seed, epoch, step]).generate_state(1)[0]
+            yield sections[batch], rows[batch], int(seed)
 
 
 class CorpusBatches(Dataset):
-    """Batches of a corpus by epoch and number: `batches[epoch, step]`.
+    """Batches of a corpus: `batches[sections, rows, seed]`.
+
+    Spots of a section that can no longer be read stay empty, with all genes absent, and do not enter the loss.
 
     Parameters
     ----------
     corpus
-        Where the sections are.
-    sections
-        Numbers of the sections to take.
+        The sections.
     normalization
         The model's normalisation.
-    batch_size, n_shards, buffer_size, seed
-        As in :class:`CorpusDataModule`.
-    n_held
-        Sections that this process holds at most.
+    n_open
+        Maximum number of sections that a process keeps in memory.
     """
 
-    def __init__(
-        self,
-        corpus: Corpus,
-        sections: np.ndarray,
-        normalization: Normalization,
-        *,
-        batch_size: int,
-        n_shards: int,
-        buffer_size: int,
-        seed: int,
-        n_held: int,
-    ) -> None:
-        self.corpus, self.sections, self.normalization = corpus, sections, normalization
-        self.n_shards, self.seed, self.n_held = n_shards, seed, n_held
-        self._plan = {"batch_size": batch_size, "n_shards": n_shards, "buffer_size": buffer_size, "seed": seed}
-        self.n_batches = n_shards * batches_per_shard(corpus.sizes[sections], n_shards, batch_size)
+    def __init__(self, corpus: Corpus, normalization: Normalization, n_open: int) -> None:
+        self.corpus, self.normalization, self.n_open = corpus, normalization, n_open
 
-    def __len__(self) -> int:
-        return self.n_batches
-
-    def __getitem__(self, key: tuple[int, int]) -> Batch:
-        epoch, step = key
-        shard, number = step % self.n_shards, step // self.n_shards
-        plan = self._schedules(epoch, shard)
-        number %= len(plan.rows)  # where devices outnumber the batches of a validation
-        batch = self._filled(self.sections[plan.sections[number]], plan.rows[number])
-        # One number fixes the masks and the dropout of the batch.
-        batch[SEED_KEY] = int(np.random.SeedSequence([self.seed, epoch, step]).generate_state(1)[0])
-        return batch
-
-    def _filled(self, sections: np.ndarray, rows: np.ndarray) -> Batch:
-        """Collect the spots; those of an unreadable section stay empty, without any gene, and do not enter the loss."""
+    def __getitem__(self, key: BatchKey) -> dict[str, Any]:
+        sections, rows, seed = key
         shape = (len(rows), len(self.corpus.genes))
         batch = {
             REGISTRY_KEYS.X_KEY: np.zeros(shape, np.float32),
@@ -88,64 +88,32 @@ class CorpusBatches(Dataset):
         if self.normalization.scale_genes:
             batch |= {UNIT_MEAN_KEY: np.zeros(shape, np.float32), UNIT_SCALE_KEY: np.ones(shape, np.float32)}
         for section in np.unique(sections):
-            spots = self._open(int(section))
             places = np.flatnonzero(sections == section)
-            if spots is not None:
+            if (spots := self._open(int(section))) is not None:
                 for name, values in NeighborhoodDataset(spots)[rows[places].tolist()].items():
                     batch[name][places] = values
-        return batch
-
-    # Both caches are made in the process that uses them, a worker's own.
-    @cached_property
-    def _schedules(self) -> Any:
-        plan = self._plan
-
-        @lru_cache(maxsize=self.n_shards)
-        def cached(epoch: int, shard: int) -> Schedule:
-            return schedule(self.corpus.sizes[self.sections], epoch=epoch, shard=shard, **plan)
-
-        return cached
+        return batch | {SEED_KEY: seed}
 
     @cached_property
-    def _open(self) -> Any:
-        return lru_cache(maxsize=self.n_held)(self._open_or_skip)
+    def _open(self) -> Callable[[int], Spots | None]:
+        # Made on first use, in the process that reads: worker processes start with an empty cache.
+        return lru_cache(self.n_open)(self._open_or_skip)
 
     def _open_or_skip(self, section: int) -> Spots | None:
-        try:
-            return self.corpus.open(section, self.normalization)
-        except SECTION_ERRORS as error:
-            if self.corpus.on_error == "raise":
-                raise
-            logger.warning(f"Skipped {self.corpus.table['path'][section]} in training: {error}")
+        path = self.corpus.table["path"][section]
+        spots = attempt(self.corpus.on_error, path, self.corpus.open, section, self.normalization)
+        if isinstance(spots, str):
+            logger.warning(f"Skipped {path} in training: {spots}")
             return None
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name not in ("_schedules", "_open")}
-
-
-class StepSampler(Sampler):
-    """Epoch and number of the batches of one rank, from the batch that training has come to."""
-
-    def __init__(self, n_batches: int, rank: int, world_size: int, progress: Any = None) -> None:
-        self.n_steps, self.rank, self.world_size, self._progress = n_batches // world_size, rank, world_size, progress
-
-    def __len__(self) -> int:
-        return self.n_steps
-
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        # Lightning counts the batches that were trained on, over epochs and restarts.
-        done = 0 if self._progress is None else self._progress.total.processed
-        for number in range(done, done + self.n_steps):
-            epoch, step = divmod(number, self.n_steps)
-            yield epoch, self.rank + self.world_size * step
+        return spots
 
 
 class ResumableLoader(DataLoader):
-    """A loader that goes on in the middle of an epoch, as its sampler does; Lightning tells by the methods."""
+    """A loader that can start in the middle of an epoch, as its sampler does; Lightning expects these two methods."""
 
     def state_dict(self) -> dict[str, Any]:
         """Return nothing: the trainer's own count of batches is enough."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take nothing."""
+        """Restore nothing."""

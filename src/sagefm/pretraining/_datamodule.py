@@ -1,10 +1,7 @@
-"""A Lightning data module over a corpus: the same batches whatever the number of workers and devices, resumable."""
-
-from __future__ import annotations
+"""A Lightning data module over a corpus: the same batches for any number of workers and devices, resumable."""
 
 import copy
-from collections.abc import Sequence
-from types import MappingProxyType
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -16,43 +13,47 @@ from torch.utils.data import DataLoader
 
 from sagefm._errors import MissingKeyError
 from sagefm._logging import logger
-from sagefm.data import Normalization, normalization_of, whole_groups
-from sagefm.pretraining._batches import SEED_KEY, Batch, CorpusBatches, ResumableLoader, StepSampler
+from sagefm.data import Normalization, Spots, gene_moments, normalization_of, whole_groups
+from sagefm.pretraining._batches import SEED_KEY, BatchOrder, CorpusBatches, ResumableLoader
 from sagefm.pretraining._corpus import Corpus
+from sagefm.pretraining._schedule import Schedule
+
+_SPLITS = ("train", "validation", "test")
+_SPOTS_FOR_MOMENTS, _SECTIONS_TO_SAMPLE = 20_000, 64
 
 
 class CorpusDataModule(LightningDataModule):
-    """Batches of a corpus for `SAGEFM.train(datamodule=...)`, sections read lazily and mixed over a buffer.
+    """Batches of a corpus for `SAGEFM.train(datamodule=...)`; sections are read lazily and shuffled in a buffer.
 
-    The order of the batches follows from `seed`, the epoch, `batch_size`, `buffer_size` and `n_shards`. Sections are
-    dealt to shards anew in every epoch; each worker of each device reads the sections of its own shards. Batch number
-    t comes from shard t modulo `n_shards` and goes to device t modulo the number of devices: so with the same
-    `n_shards` one device that accumulates the gradients of two batches does what two devices do. All devices get the
-    same number of batches, whatever the sizes of the sections: a shard that runs short begins again, one that has more
-    drops the rest, others in every epoch. A run resumed from a checkpoint goes on with the batch that came next; masks
-    and dropout follow from the batch.
+    `seed`, the epoch, `batch_size`, `buffer_size` and `n_shards` determine the order of the batches. Sections are
+    distributed over shards anew in each epoch, and each worker of each device reads the sections of its own shards.
+    Batch number t comes from shard t modulo `n_shards` and goes to device t modulo the number of devices: with the
+    same `n_shards`, one device that accumulates the gradients of two batches does what two devices do. All devices get
+    the same number of batches, whatever the sizes of the sections: a shard with too few spots starts again from its
+    first spot, a shard with too many drops its last spots, different ones in each epoch. A run resumed from a
+    checkpoint continues with the next batch; each batch carries the seed of its masks and dropout.
 
     Parameters
     ----------
     corpus
         The sections.
     batch_size
-        Spots in a batch of one device.
+        Spots per batch and device.
     buffer_size
-        Sections that the spots of a shard are mixed over. Each worker holds one more than that for each of its shards,
-        whatever the size of the corpus.
+        Number of sections over which the spots of a shard are shuffled. Each worker holds one section more than that
+        for each of its shards, however large the corpus is.
     n_shards
-        Parts that the sections are dealt to: a multiple of devices times workers; by default just that.
+        Number of shards, a multiple of devices times workers; devices times workers by default.
     num_workers
-        Processes for each device that read sections and make batches; with 0 the training process does.
+        Processes per device that read sections and make batches; with 0, the training process does.
     validation_size, test_size
-        Share of the spots to validate on and to hold out, about, in whole sections or groups.
+        Approximate share of the spots for validation and for testing, held out as whole sections or groups.
     group_key
-        Column of `corpus.table` whose values are kept together by the split, such as `patient`.
+        Column of `corpus.table`, such as `patient`; the split keeps sections with the same value together.
     split_key
         Column of `corpus.table` with `"train"`, `"validation"` or `"test"` for each section, instead of shares.
     seed
-        Seed of the split and of the order; `scvi.settings.seed`, or else 0, by default.
+        Seed of the split and of the order; by default `scvi.settings.seed`, or 0 if that is not set.
 
     Attributes
     ----------
@@ -64,7 +65,7 @@ class CorpusDataModule(LightningDataModule):
     KeyError
         If a column is not in the table.
     ValueError
-        If there is nothing to train on, or the numbers do not go together.
+        If there is nothing to train on, a number is out of range, or the numbers are incompatible.
 
     Examples
     --------
@@ -81,6 +82,9 @@ class CorpusDataModule(LightningDataModule):
     True
     """
 
+    # The sampler already assigns batches to devices.
+    trainer_kwargs = {"use_distributed_sampler": False}
+
     def __init__(
         self,
         corpus: Corpus,
@@ -96,25 +100,19 @@ class CorpusDataModule(LightningDataModule):
         seed: int | None = None,
     ) -> None:
         super().__init__()
-        numbers = {"batch_size": batch_size, "buffer_size": buffer_size, "num_workers": num_workers}
-        for name, value in numbers.items():
-            if value < (least := int(name != "num_workers")):
-                raise ValueError(f"{name}={value!r} must be at least {least}.")
         self.corpus, self.normalization = corpus, normalization_of(corpus.registry, "size")
         self.batch_size, self.buffer_size = batch_size, buffer_size
         self.n_shards, self.num_workers = n_shards, num_workers
         self.seed = (settings.seed or 0) if seed is None else seed
-        parts = (
-            _named_split(_column(corpus, split_key))
-            if split_key
-            else _random_split(corpus, group_key, (validation_size, test_size), self.seed)
-        )
+        for name, least in (("batch_size", 1), ("buffer_size", 1), ("num_workers", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name}={getattr(self, name)!r} must be at least {least}.")
+        shares = (validation_size, test_size)
+        split = _named_split(corpus, split_key) if split_key else _random_split(corpus, group_key, shares, self.seed)
+        parts = [np.flatnonzero(split == name) for name in _SPLITS]
         self.train_sections, self.validation_sections, self.test_sections = parts
         if not len(self.train_sections):
-            raise ValueError(f"Of {len(corpus)} sections none is left to train on.")
-
-    # Its batches know of the devices.
-    trainer_kwargs = MappingProxyType({"use_distributed_sampler": False})
+            raise ValueError(f"None of the {len(corpus)} sections is left to train on; hold out fewer of them.")
 
     @property
     def n_spots(self) -> int:
@@ -127,57 +125,71 @@ class CorpusDataModule(LightningDataModule):
         return int(self.corpus.sizes[self.validation_sections].sum())
 
     def connect(self, normalization: Normalization, genes: pd.Index) -> None:
-        """Take the model's normalisation, for batches on its scale; raise unless its genes are those of the corpus."""
+        """Use the model's normalisation for the batches; raise unless its genes are those of the corpus."""
         self.corpus.require_genes(genes)
         self.normalization = normalization
 
     def gene_moments(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return mean and standard deviation of every gene over a sample of the training spots, each (genes,)."""
-        return self.corpus.gene_moments(self.normalization, self.train_sections, seed=self.seed)
+        """Return mean and standard deviation of every gene on the log scale, each (genes,), from a sample of spots.
+
+        20,000 training spots are sampled, the same number from each of at most 64 sections; a gene is averaged over
+        the sections that have it.
+        """
+        return gene_moments(self._drawn(_SPOTS_FOR_MOMENTS), len(self.corpus.genes))
 
     def sample(self, n_spots: int) -> torch.Tensor:
-        """Return the network's input for at most `n_spots` training spots, (spots, genes)."""
-        return self.corpus.sample(self.normalization, self.train_sections, n_spots=n_spots, seed=self.seed)
+        """Return the network's input for at most `n_spots` training spots, (spots, genes), from at most 64 sections."""
+        return torch.cat([spots.inputs(rows, spots.units.of(rows)) for spots, rows in self._drawn(n_spots)])
+
+    def _drawn(self, n_spots: int) -> Iterator[tuple[Spots, np.ndarray]]:
+        """Yield training sections, each with the rows of the same number of random spots."""
+        rng = np.random.default_rng(self.seed)
+        sections = rng.permutation(self.train_sections)[:_SECTIONS_TO_SAMPLE]
+        for section in sections:
+            spots = self.corpus.open(int(section), self.normalization)
+            yield spots, rng.permutation(spots.n_obs)[: max(n_spots // len(sections), 1)]
 
     def train_dataloader(self) -> DataLoader:
-        """Return the batches of this device, from where training has come to."""
-        trainer = self._attached()
-        rank, world_size = trainer.global_rank, trainer.world_size
-        num_workers = self._workers(world_size)
-        n_readers = world_size * max(num_workers, 1)
+        """Return the training batches of this device, starting from the batch that training has reached."""
+        trainer, n_sections = self._attached(), len(self.train_sections)
+        n_workers = self.num_workers
+        most_workers = max(n_sections // trainer.world_size, 1)
+        if self.n_shards is None and n_workers > most_workers:
+            logger.info(f"Using {most_workers} of {n_workers} workers: each needs at least one training section.")
+            n_workers = most_workers
+        n_readers = trainer.world_size * max(n_workers, 1)
         n_shards = n_readers if self.n_shards is None else self.n_shards
-        self._check_shards(n_shards, n_readers)
-        batches = self._batches(self.train_sections, n_shards, self.buffer_size, n_shards // n_readers)
+        if n_shards % n_readers or not 0 < n_shards <= n_sections:
+            raise ValueError(
+                f"n_shards={n_shards} is not possible: expected a multiple of devices times workers ({n_readers}) that "
+                f"is at most the number of training sections ({n_sections}). Change `n_shards` or `num_workers`."
+            )
         progress = trainer.fit_loop.epoch_loop.batch_progress
-        return self._loader(batches, StepSampler(len(batches), rank, world_size, progress), num_workers)
+        return self._loader(self.train_sections, n_shards, self.buffer_size, n_workers, progress)
 
     def val_dataloader(self) -> DataLoader | list:
-        """Return the validation batches of this device, always the same."""
+        """Return the validation batches of this device, the same in every epoch."""
         if not len(self.validation_sections):
             return []
-        trainer = self._attached()
-        rank, world_size = trainer.global_rank, trainer.world_size
-        batches = self._batches(self.validation_sections, 1, 1, 1)
-        n_batches = max(len(batches) // world_size, 1) * world_size
-        return self._loader(batches, StepSampler(n_batches, rank, world_size), min(self.num_workers, 1))
+        return self._loader(self.validation_sections, 1, 1, min(self.num_workers, 1))
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what the order of the batches follows from, for the checkpoint."""
+        """Return what determines the order of the batches, for the checkpoint."""
         order = {name: getattr(self, name) for name in ("batch_size", "buffer_size", "seed")}
         return order | {"devices": self._attached().world_size}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Raise if a run that is resumed would go on with other batches."""
+        """Raise if a resumed run would continue with other batches."""
         now = self.state_dict()
         for name, before in state_dict.items():
             if now[name] != before:
                 raise ValueError(
-                    f"The run that is resumed had {name}={before}, and this one has {now[name]}: it would go on with "
-                    f"other batches. Resume with {name}={before}, or begin anew."
+                    f"The run to resume had {name}={before}, this one has {now[name]}: it would continue with other "
+                    f"batches. Resume with {name}={before}, or start a new run."
                 )
 
-    def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Seed the masks and the dropout that come next with the seed of the batch."""
+    def on_before_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
+        """Seed the masks and the dropout of a training batch with the seed that it carries."""
         seed = batch.pop(SEED_KEY)
         if self._attached().training:
             torch.manual_seed(seed)
@@ -188,67 +200,42 @@ class CorpusDataModule(LightningDataModule):
             raise RuntimeError("The data module has no trainer; pass it to `SAGEFM.train(datamodule=...)`.")
         return self.trainer
 
-    def _workers(self, world_size: int) -> int:
-        """Return the number of workers of a device: no more than there are sections for, where that is free."""
-        most = len(self.train_sections) // world_size
-        if self.n_shards is None and self.num_workers > max(most, 1):
-            logger.info(f"Of {self.num_workers} workers, the training sections keep {max(most, 1)} busy.")
-            return max(most, 1)
-        return self.num_workers
-
-    def _check_shards(self, n_shards: int, n_readers: int) -> None:
-        n_sections = len(self.train_sections)
-        if n_shards % n_readers or n_shards > n_sections:
-            raise ValueError(
-                f"n_shards={n_shards} does not do: it must be a multiple of devices times workers ({n_readers}), and "
-                f"at most the number of training sections ({n_sections}). Change `n_shards` or `num_workers`."
-            )
-
-    def _batches(self, sections: np.ndarray, n_shards: int, buffer_size: int, n_local: int) -> CorpusBatches:
-        return CorpusBatches(
-            self.corpus,
-            sections,
-            copy.deepcopy(self.normalization).cpu(),  # for other processes, whatever device the network is on
-            batch_size=self.batch_size,
-            n_shards=n_shards,
-            buffer_size=buffer_size,
-            seed=self.seed,
-            n_held=n_local * (buffer_size + 1),
-        )
-
-    def _loader(self, batches: CorpusBatches, sampler: StepSampler, num_workers: int) -> ResumableLoader:
+    def _loader(
+        self, sections: np.ndarray, n_shards: int, buffer_size: int, n_workers: int, progress: Any = None
+    ) -> ResumableLoader:
+        trainer = self._attached()
+        schedule = Schedule(sections, self.corpus.sizes[sections], self.batch_size, n_shards, buffer_size, self.seed)
+        shards_per_reader = max(n_shards // (trainer.world_size * max(n_workers, 1)), 1)
+        normalization = copy.deepcopy(self.normalization).cpu()  # for other processes, whatever the network's device
         return ResumableLoader(
-            batches,
+            CorpusBatches(self.corpus, normalization, n_open=shards_per_reader * (buffer_size + 1)),
             batch_size=None,
-            sampler=sampler,
-            num_workers=num_workers,
-            persistent_workers=num_workers > 0,
+            sampler=BatchOrder(schedule, trainer.global_rank, trainer.world_size, progress),
+            num_workers=n_workers,
+            persistent_workers=n_workers > 0,
             pin_memory=torch.cuda.is_available(),
         )
 
 
 def _column(corpus: Corpus, key: str) -> np.ndarray:
     if key not in corpus.table:
-        raise MissingKeyError(f"{key!r} is not a column of the table of sections; it has {list(corpus.table)}.")
+        raise MissingKeyError(f"{key!r} is not a column of the table of sections; found {list(corpus.table)}.")
     values = corpus.table[key]
     if values.isna().any():
         raise ValueError(f"{int(values.isna().sum())} of {len(values)} sections have no {key!r} in the table.")
     return values.astype(str).to_numpy()
 
 
-def _named_split(names: np.ndarray) -> tuple[np.ndarray, ...]:
-    known = ("train", "validation", "test")
-    if unknown := sorted(set(names) - set(known)):
-        raise ValueError(f"The split names {unknown}; it is 'train', 'validation' or 'test'.")
-    return tuple(np.flatnonzero(names == name) for name in known)
+def _named_split(corpus: Corpus, key: str) -> np.ndarray:
+    names = _column(corpus, key)
+    if unknown := sorted(set(names) - set(_SPLITS)):
+        raise ValueError(f"Column {key!r} names the splits {unknown}; expected 'train', 'validation' or 'test'.")
+    return names
 
 
-def _random_split(
-    corpus: Corpus, group_key: str | None, shares: Sequence[float], seed: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _random_split(corpus: Corpus, group_key: str | None, shares: tuple[float, float], seed: int) -> np.ndarray:
     if min(shares) < 0 or sum(shares) >= 1:
-        raise ValueError(f"validation_size and test_size are {shares}: each at least 0, together below 1.")
+        raise ValueError(f"validation_size and test_size are {shares}; expected at least 0 each, together below 1.")
     groups = np.arange(len(corpus)) if group_key is None else _column(corpus, group_key)
-    held_out = whole_groups(groups, corpus.sizes, shares, np.random.default_rng(seed))
-    validation, test = (np.flatnonzero(np.isin(groups, names)) for names in held_out)
-    return np.setdiff1d(np.arange(len(corpus)), np.union1d(validation, test)), validation, test
+    validation, test = whole_groups(groups, corpus.sizes, shares, np.random.default_rng(seed))
+    return np.select([np.isin(groups, validation), np.isin(groups, test)], ["validation", "test"], default="train")

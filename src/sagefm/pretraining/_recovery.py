@@ -1,54 +1,47 @@
-"""Recovery of masked genes on sections of a corpus, read one at a time."""
-
-from __future__ import annotations
+"""Recovery of masked genes on sections of a corpus."""
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
-from sagefm.model import Moments, random_masks, recovery_table, require_training, section_moments
+from sagefm.model import SAGEFM, Moments, random_masks, recovery_table, require_training, section_moments
 from sagefm.module import MASK_FRACTION
 from sagefm.pretraining._corpus import Corpus
-
-if TYPE_CHECKING:
-    from sagefm import SAGEFM
 
 
 def corpus_recovery(
     model: SAGEFM, corpus: Corpus, sections: Iterable[int], *, mask_fraction: float = MASK_FRACTION, seed: int = 0
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Score masked genes on sections of a corpus as :meth:`sagefm.SAGEFM.get_masked_recovery` does, one in memory.
+    """Score masked genes as :meth:`sagefm.SAGEFM.get_masked_recovery` does, on sections of a corpus read one at a time.
 
-    What is scored is the network alone (`fit_section=False`): what it has learnt from other sections.
+    The network alone is scored (`fit_section=False`): what it has learnt from other sections.
 
     Parameters
     ----------
     model
         A trained model with the genes of the corpus.
     corpus
-        Where the sections are.
+        The sections.
     sections
-        Their numbers, as rows of `corpus.table`.
+        Numbers of the sections to score, as rows of `corpus.table`.
     mask_fraction, seed
         As in :meth:`sagefm.SAGEFM.get_masked_recovery`.
 
     Returns
     -------
     genes
-        One row a gene, over all the sections: the table of :meth:`sagefm.SAGEFM.get_masked_recovery`. `mean_expression`
-        counts a gene that a section lacks as zero there.
+        One row per gene, over all sections: the table of :meth:`sagefm.SAGEFM.get_masked_recovery`. For
+        `mean_expression`, a gene missing from a section counts as zero there.
     by_section
-        One row a section: its name, spots and totals.
+        One row per section: its name, number of spots and totals.
 
     Raises
     ------
     RuntimeError
         If the model is untrained.
     ValueError
-        If the corpus has other genes than the model.
-        If a section does not pass the checks of :meth:`sagefm.SAGEFM.setup_anndata` any more.
+        If the genes of the corpus differ from those of the model, or if a section has changed since it was indexed.
 
     Examples
     --------
@@ -81,4 +74,4 @@ def corpus_recovery(
 def _over_all_genes(moments: Moments, known: np.ndarray) -> Moments:
     sums, expression = np.zeros((len(moments.sums), len(known))), np.zeros(len(known))
     sums[:, known], expression[known] = moments.sums, moments.expression
-    return Moments(sums, expression, moments.n_spots)
+    return Moments(expression, moments.n_spots, sums)

@@ -1,6 +1,4 @@
-"""A checkpoint to resume from, replaced every so many steps."""
-
-from __future__ import annotations
+"""A checkpoint to resume training from, written every few steps."""
 
 import os
 from pathlib import Path
@@ -11,17 +9,17 @@ from lightning.pytorch.callbacks import Callback
 
 
 class ResumePoint(Callback):
-    """Write `path` every `every_n_steps` steps and at the end of training; always a whole file.
+    """Write `path` every `every_n_steps` steps and at the end of training; the file is never incomplete.
 
-    A callback of our own, since :class:`scvi.train.Trainer` takes Lightning's `ModelCheckpoint` only together with its
-    own `SaveCheckpoint`, which keeps the model but nothing to resume from.
+    :class:`scvi.train.Trainer` accepts Lightning's `ModelCheckpoint` only together with its own `SaveCheckpoint`, which
+    saves the model but not what is needed to resume training. Therefore this callback.
 
     Parameters
     ----------
     path
         The checkpoint, for `SAGEFM.train(..., ckpt_path=path)`.
     every_n_steps
-        Optimiser steps between two writings.
+        Number of optimiser steps between two checkpoints.
 
     Raises
     ------
@@ -43,17 +41,17 @@ class ResumePoint(Callback):
         self._written_at = 0
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any) -> None:
-        """Write if enough steps have gone by."""
+        """Write the checkpoint if enough steps have passed."""
         if trainer.global_step % self.every_n_steps == 0 and trainer.global_step != self._written_at:
             self._write(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the end, so that a finished run can be resumed for more epochs."""
+        """Write the checkpoint, so that a finished run can be resumed for more epochs."""
         self._write(trainer)
 
     def _write(self, trainer: Trainer) -> None:
         self._written_at = trainer.global_step
-        aside = self.path.with_name(f".{self.path.name}")
-        trainer.save_checkpoint(aside)  # on every rank: strategies gather their parts here
+        temporary = self.path.with_name(f".{self.path.name}")
+        trainer.save_checkpoint(temporary)  # on every rank: strategies collect their parts here
         if trainer.is_global_zero:
-            os.replace(aside, self.path)
+            os.replace(temporary, self.path)

@@ -1,7 +1,5 @@
 """A folder, pattern, list or table of sections, as one table."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from glob import glob
 from pathlib import Path
@@ -23,15 +21,15 @@ def section_table(sections: str | Path | Iterable[str | Path] | pd.DataFrame) ->
     else:
         table = pd.DataFrame({PATH: [Path(path).expanduser() for path in sections]})
     if PATH not in table:
-        raise MissingKeyError(f"The table of sections has no column {PATH!r}; it has {list(table)}.")
-    if not len(table):
-        raise FileNotFoundError(f"There are no sections in {sections!r}: no .h5ad, no .zarr, no Space Ranger folder.")
-    table[PATH] = [str(path) for path in table[PATH]]
+        raise MissingKeyError(f"The table of sections has no column {PATH!r}; found {list(table)}.")
+    if table.empty:
+        raise FileNotFoundError(f"No sections in {sections!r}: expected .h5ad, .zarr or Space Ranger folders.")
+    table[PATH] = table[PATH].map(str)
     if SAMPLE not in table:
         table.insert(0, SAMPLE, [Path(path).stem for path in table[PATH]])
-    doubles = table[SAMPLE][table[SAMPLE].duplicated()]
-    if len(doubles):
-        raise ValueError(f"The name {doubles.iloc[0]!r} stands for several sections; name them in a column {SAMPLE!r}.")
+    if (repeated := table[SAMPLE].duplicated()).any():
+        name = table[SAMPLE][repeated].iloc[0]
+        raise ValueError(f"Several sections have the name {name!r}; give each its own name in a column {SAMPLE!r}.")
     return table
 
 
@@ -39,9 +37,9 @@ def _table_at(path: Path) -> pd.DataFrame:
     if path.suffix == ".csv":
         table = pd.read_csv(path)
         if PATH in table:
-            table[PATH] = [str(path.parent / entry) for entry in table[PATH]]
+            table[PATH] = [path.parent / entry for entry in table[PATH]]
         return table
     if path.exists() and is_section(path):
         return pd.DataFrame({PATH: [path]})
-    found = path.iterdir() if path.is_dir() else (Path(name) for name in glob(str(path), recursive=True))
-    return pd.DataFrame({PATH: sorted(entry for entry in found if is_section(entry))})
+    found = path.iterdir() if path.is_dir() else map(Path, glob(str(path), recursive=True))
+    return pd.DataFrame({PATH: sorted(filter(is_section, found))})
