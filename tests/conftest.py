@@ -1,4 +1,4 @@
-"""Data that many tests share: a small simulated tissue, a model trained on it, and real sections where at hand."""
+"""Data that many tests share: a small simulated tissue, a model trained on it, and real sections if available."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -18,13 +18,13 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture(scope="session")
 def tissue() -> ad.AnnData:
-    """One section without a graph, as read from a file. Do not change it: take `adata` for that."""
+    """One section without a graph, as read from a file. Do not change it; use `adata` instead."""
     return sagefm.datasets.simulated_tissue(16, 16, n_genes=150, n_interactions=2)
 
 
 @pytest.fixture
 def adata(tissue: ad.AnnData) -> ad.AnnData:
-    """A copy of `tissue` to do anything to."""
+    """A copy of `tissue` that a test may change."""
     return tissue.copy()
 
 
@@ -42,7 +42,7 @@ def trained_model(tissue: ad.AnnData) -> sagefm.SAGEFM:
 
 @pytest.fixture(scope="session")
 def spots_of() -> Callable[..., Spots]:
-    """Take the spots of an AnnData that was set up; or of another one, as a model of `like` would take them."""
+    """Return the spots of an AnnData that was set up, or of another one for a model of `like`."""
 
     def take(
         adata: ad.AnnData, masked: np.ndarray | None = None, method: str = "size", like: ad.AnnData | None = None
@@ -56,7 +56,7 @@ def spots_of() -> Callable[..., Spots]:
 
 @pytest.fixture(scope="session")
 def real_section() -> Callable[[str], ad.AnnData]:
-    """Read a real section by name, or skip the test: these files are not part of the package."""
+    """Read a real section by name, or skip the test: the files are not part of the package."""
     folder = ROOT / os.environ.get("SAGEFM_DATA", "../shared/data") / "sections"
 
     def read(name: str) -> ad.AnnData:
@@ -69,7 +69,7 @@ def real_section() -> Callable[[str], ad.AnnData]:
 
 @pytest.fixture
 def caplog(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
-    """The fixture of pytest, which listens at the root logger, put to ours, which does not propagate."""
+    """The fixture of pytest on our logger, which does not propagate to the root logger that pytest listens to."""
     logger.addHandler(caplog.handler)
     yield caplog
     logger.removeHandler(caplog.handler)

@@ -1,4 +1,4 @@
-"""What must hold whatever the section: order, sections, chunks, masks, files, and the user's AnnData."""
+"""Properties that hold for any section: order, sections, batches, masks, files, and the user's AnnData."""
 
 from collections.abc import Iterator
 
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import sagefm
 from sagefm.data import Normalization
-from sagefm.data._units import _PRIOR_SPOTS, _SCALE_FLOOR
+from sagefm.data._units import PRIOR_SPOTS
 from sagefm.module import Encoder
 
 GRAPH = "spatial_connectivities"
@@ -72,10 +72,10 @@ def test_permuting_spots_permutes_results(model, seed):
     order = np.random.default_rng(seed).permutation(PLAIN.n_obs)
     other, mask = PLAIN[order].copy(), random_mask(seed, PLAIN)
     near(embed(model, other), embed(model, PLAIN.copy())[order])
-    # Which entries a fit to the section hides at a time goes by position.
+    # Without a fit to the section, since the masks of that are drawn by position.
     found, expected = (
-        model.impute_masked(adata, mask=hidden, fit_section=False)
-        for adata, hidden in ((other, mask[order]), (PLAIN.copy(), mask))
+        model.impute_masked(adata, mask=mask, fit_section=False)
+        for adata, mask in ((other, mask[order]), (PLAIN.copy(), mask))
     )
     near(found, expected.iloc[order])
 
@@ -114,7 +114,7 @@ def test_adding_a_far_section_changes_nothing(model, seed):
     near(embed(model, both)[: PLAIN.n_obs], embed(model, PLAIN.copy()))
 
 
-# Chunks and precision.
+# Batches and precision.
 
 
 @several
@@ -129,7 +129,7 @@ def test_the_batch_size_does_not_change_results(model, batch_size, seed):
 
 @several
 @given(seed=SEEDS, size=st.integers(1, 127))
-def test_some_spots_are_as_in_the_whole(model, seed, size):
+def test_results_for_some_spots_equal_those_for_all(model, seed, size):
     rows = np.random.default_rng(seed).choice(PLAIN.n_obs, size, replace=False)
     near(embed(model, PLAIN.copy(), indices=rows), embed(model, PLAIN.copy())[rows])
 
@@ -144,14 +144,10 @@ def in_float64(model: sagefm.SAGEFM, adata: ad.AnnData) -> np.ndarray:
     x = np.log1p(counts)
     for section in () if published else np.unique(adata.obs["sample"]):
         rows = (adata.obs["sample"] == section).to_numpy()
-        prior = np.repeat(
-            weights["gene_mean"][None], _PRIOR_SPOTS / 2, 0
-        )  # the prior spots, one deviation off each way
-        prior = np.concatenate([prior - weights["gene_scale"], prior + weights["gene_scale"]])
-        mean = np.concatenate([x[rows], prior]).mean(axis=0)
-        n = rows.sum()
-        variance = (n * x[rows].var(axis=0) + _PRIOR_SPOTS * weights["gene_scale"] ** 2) / (n + _PRIOR_SPOTS)
-        x[rows] = (x[rows] - mean) / np.sqrt(variance + _SCALE_FLOOR**2)
+        n, prior_mean, prior_scale = rows.sum(), weights["normalization.gene_mean"], weights["normalization.gene_scale"]
+        mean = (x[rows].sum(axis=0) + PRIOR_SPOTS * prior_mean) / (n + PRIOR_SPOTS)
+        variance = (n * x[rows].var(axis=0) + PRIOR_SPOTS * prior_scale**2) / (n + PRIOR_SPOTS)
+        x[rows] = (x[rows] - mean) / np.sqrt(variance + Normalization.scale_floor**2)
     latent = []
     for spot, edges in enumerate(adata.obsp[GRAPH].toarray() > 0):
         neighbors = x[edges] if edges.any() else x[[spot]]
@@ -197,20 +193,19 @@ def test_a_masked_count_never_changes_its_prediction(model, data, count):
 
 @several
 @given(genes=st.lists(st.sampled_from(sorted(PLAIN.var_names)), min_size=1, max_size=20, unique=True), seed=SEEDS)
-def test_hidden_counts_never_change_predictions(model, genes, seed):
+def test_counts_of_masked_genes_never_change_predictions(model, genes, seed):
     other = PLAIN.copy()
-    counts, hidden = other.X.toarray(), other.var_names.isin(genes)
-    counts[:, hidden] = np.random.default_rng(seed).poisson(30, (PLAIN.n_obs, len(genes)))
+    counts, masked = other.X.toarray(), other.var_names.isin(genes)
+    counts[:, masked] = np.random.default_rng(seed).poisson(30, (PLAIN.n_obs, len(genes)))
     other.X = counts
     near(model.impute_masked(other, genes=genes), model.impute_masked(PLAIN.copy(), genes=genes))
 
 
 @several
 @given(genes=st.lists(st.sampled_from(sorted(PLAIN.var_names)), min_size=2, max_size=20, unique=True), data=st.data())
-def test_masking_twice_is_masking_once(model, genes, data):
-    """A gene that is hidden where the panel lacks it is hidden as where the panel has it."""
-    lacking = data.draw(st.lists(st.sampled_from(genes), min_size=1, unique=True))
-    panel = PLAIN[:, ~PLAIN.var_names.isin(lacking)].copy()
+def test_masking_a_gene_that_is_missing_from_the_panel_equals_masking_a_gene_of_the_panel(model, genes, data):
+    missing = data.draw(st.lists(st.sampled_from(genes), min_size=1, unique=True))
+    panel = PLAIN[:, ~PLAIN.var_names.isin(missing)].copy()
     near(model.impute_masked(panel, genes=genes), model.impute_masked(PLAIN.copy(), genes=genes))
 
 
@@ -219,7 +214,7 @@ def test_masking_twice_is_masking_once(model, genes, data):
 
 @several
 @given(seed=st.integers(0, 1000))
-def test_save_and_load_are_identity(model, tmp_path_factory, seed):
+def test_a_saved_and_loaded_model_gives_identical_results(model, tmp_path_factory, seed):
     folder, adata = tmp_path_factory.mktemp("saved"), two_sections(seed)
     expected = embed(model, adata.copy())
     model.save_pretrained(folder / "shared")
@@ -234,7 +229,7 @@ def test_save_and_load_are_identity(model, tmp_path_factory, seed):
 
 
 def snapshot(adata: ad.AnnData) -> dict[str, object]:
-    """Everything that is in an AnnData, but for scvi-tools' marks in `uns`."""
+    """Everything in an AnnData except scvi-tools' entries in `uns`."""
     parts = {"X": adata.X.toarray().copy(), "obs": adata.obs.copy(), "var": adata.var.copy()}
     for name in ("obsm", "layers", "obsp", "varm"):
         for key, value in getattr(adata, name).items():
@@ -277,28 +272,30 @@ def test_only_documented_keys_are_written(model, name):
 
 
 @pytest.mark.parametrize("name", CALLS)
-@pytest.mark.parametrize("owner, method", [(Normalization, "log"), (Encoder, "after_first")], ids=["early", "late"])
-def test_nothing_is_written_when_a_call_breaks_half_way(model, name, owner, method, monkeypatch):
+@pytest.mark.parametrize(
+    "owner, method", [(Normalization, "log_sparse"), (Encoder, "after_first_layer")], ids=["early", "late"]
+)
+def test_nothing_is_written_if_a_call_fails_part_way(model, name, owner, method, monkeypatch):
     def fail(*args: object) -> None:
-        raise OSError("the disk is gone")
+        raise OSError("disk failure")
 
     monkeypatch.setattr(owner, method, fail)
     adata = PLAIN.copy()
     before = snapshot(adata)
-    with pytest.raises(OSError, match="the disk is gone"):
+    with pytest.raises(OSError, match="disk failure"):
         CALLS[name][0](model, adata)
     assert_same(before, snapshot(adata), set())
 
 
 @pytest.mark.parametrize("value", [-1, np.nan, np.inf])
-def test_nothing_is_written_when_the_setup_breaks(value):
+def test_nothing_is_written_if_the_setup_fails(value):
     adata = PLAIN.copy()
     del adata.obsp[GRAPH]
     counts = adata.X.toarray()
     counts[-1, -1] = value
     adata.X = sp.csr_matrix(counts)
     before = {key: part for key, part in snapshot(adata).items() if key != "X"}
-    with pytest.raises(ValueError, match="counts are finite and not negative"):
+    with pytest.raises(ValueError, match="counts must be finite and non-negative"):
         sagefm.SAGEFM.setup_anndata(adata, sample_key="sample")
     assert_same(before, {key: part for key, part in snapshot(adata).items() if key != "X"}, set())
     assert not adata.uns

@@ -63,7 +63,7 @@ def test_human_model_refuses_a_mouse_section_and_says_why(real_section):
     sagefm.SAGEFM.setup_anndata(human)
     model = sagefm.SAGEFM(human, n_hidden=8)
     model.train(max_epochs=1, enable_progress_bar=False)
-    with pytest.raises(ValueError, match="upper and lower case, as mouse symbols do"):
+    with pytest.raises(ValueError, match="letter case, as mouse and human symbols do"):
         model.get_latent_representation(real_section("mouse_mob_stahl2016__rep12"))
 
 

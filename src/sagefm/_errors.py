@@ -1,23 +1,23 @@
-"""Error classes that Python lacks, and checks of arguments that many functions share."""
+"""Error classes, and a check of arguments that many functions share."""
 
 from collections.abc import Iterable
 
 
 class MissingKeyError(KeyError):
-    """A KeyError whose message reads as it was written; a plain one shows it quoted and escaped."""
+    """A KeyError whose message is shown as written; a plain KeyError shows it quoted and escaped."""
 
     __str__ = Exception.__str__
 
 
 class UnreadableError(ValueError):
-    """A file that is damaged, or not of the expected kind."""
+    """A file that is damaged or of another kind than expected."""
 
 
 class DivergedError(RuntimeError):
     """Training whose loss became NaN or infinite."""
 
 
-# What reading and checking a section raises when something is wrong with the section; other errors are bugs.
+# Raised in reading and checking a section if something is wrong with the section; other errors are bugs.
 SECTION_ERRORS = (OSError, ValueError, MissingKeyError)
 
 

@@ -1,4 +1,4 @@
-"""The logger. Its lines are shown as scvi-tools shows its own, since they say what was done to the user's data."""
+"""The logger. Its lines look like those of scvi-tools, since they report what was done to the user's data."""
 
 import logging
 
@@ -7,6 +7,6 @@ from rich.logging import RichHandler
 
 logger = logging.getLogger("sagefm")
 if not logger.handlers:
-    logger.propagate = False  # else the root logger, where a user has set one up, shows every line a second time
+    logger.propagate = False  # else a root logger set up by the user would show every line twice
     logger.setLevel(logging.INFO)
     logger.addHandler(RichHandler(console=Console(stderr=True), show_path=False, show_time=False))

@@ -1,4 +1,4 @@
-"""Rows of a count matrix are the same wherever the matrix lies."""
+"""Rows of a count matrix are the same whether the matrix is in memory or in a file."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ import pytest
 import scipy.sparse as sp
 
 import sagefm.data._counts
-from sagefm.data import in_memory, read_rows, row_chunks
+from sagefm.data._counts import in_memory, in_model_order, read_rows, row_chunks
 
 COUNTS = np.random.default_rng(0).poisson(0.4, (30, 12)).astype(np.float32)
 IN_MEMORY = {
@@ -39,7 +39,7 @@ def counts(request: pytest.FixtureRequest, tmp_path: Path):
 @pytest.mark.parametrize(
     "rows", [[0], [4, 5, 6], [20, 3, 11], [7, 7, 2, 7], slice(5, 9), slice(28, 40)], ids=lambda rows: str(rows)
 )
-def test_rows_come_in_the_asked_order_as_often_as_asked(counts, rows):
+def test_rows_are_returned_in_the_requested_order_with_repeats(counts, rows):
     rows = rows if isinstance(rows, slice) else np.array(rows)
     read = read_rows(counts, rows)
     assert (read.format, read.dtype) == ("csr", np.float32)
@@ -47,12 +47,23 @@ def test_rows_come_in_the_asked_order_as_often_as_asked(counts, rows):
 
 
 @pytest.mark.parametrize("size", [1, 7, 30, 100])
-def test_a_walk_meets_every_row_once_and_in_order(counts, size, monkeypatch):
+def test_chunks_hold_every_row_once_and_in_order(counts, size, monkeypatch):
     monkeypatch.setattr(sagefm.data._counts, "CHUNK", size)
     chunks = list(row_chunks(counts))
     assert max(chunk.shape[0] for chunk in chunks) == min(size, 30)
     assert np.array_equal(sp.vstack(chunks).toarray(), COUNTS)
 
 
-def test_a_file_is_told_from_memory(counts):
-    assert in_memory(counts) == (isinstance(counts, np.ndarray) or sp.issparse(counts))
+def test_backed_matrices_are_distinguished_from_matrices_in_memory(counts, request):
+    assert in_memory(counts) == (request.node.callspec.params["counts"] in IN_MEMORY)
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [np.arange(12), np.arange(12)[::-1], [3, -1, 0, -1, 11], [-1, -1]],
+    ids=["same", "reversed", "some", "none"],
+)
+def test_columns_are_put_in_the_order_of_the_model_and_missing_genes_are_zero(columns):
+    columns = np.array(columns)
+    ordered = in_model_order(sp.csr_matrix(COUNTS), columns)
+    assert np.array_equal(ordered.toarray(), np.where(columns >= 0, COUNTS[:, columns], 0))

@@ -1,4 +1,4 @@
-"""What `setup_anndata` registers, what it refuses by name, and that it leaves the user's AnnData as it was."""
+"""What `setup_anndata` registers and rejects, and that it leaves the user's AnnData unchanged."""
 
 import logging
 import re
@@ -22,7 +22,7 @@ def exactly(message: str) -> str:
     return f"^{re.escape(message)}$"
 
 
-# Ways to hold the same counts.
+# Ways to store the same counts.
 
 
 def with_unsorted_columns(counts: sp.csr_matrix) -> sp.csr_matrix:
@@ -43,8 +43,8 @@ def with_wide_indices(counts: sp.csr_matrix) -> sp.csr_matrix:
     return wide
 
 
-def in_two_pieces(counts: sp.csr_matrix) -> sp.csr_matrix:
-    """Store each count twice, as one and the rest, which SciPy takes for their sum."""
+def with_duplicate_entries(counts: sp.csr_matrix) -> sp.csr_matrix:
+    """Store each count as two entries, 1 and the rest, of which SciPy takes the sum."""
     pieces = np.c_[np.ones_like(counts.data), counts.data - 1].ravel()
     return sp.csr_matrix((pieces, np.repeat(counts.indices, 2), counts.indptr * 2), counts.shape)
 
@@ -63,13 +63,13 @@ KINDS: dict[str, Callable] = {
     "unsorted columns": with_unsorted_columns,
     "stored zeros": with_stored_zeros,
     "wide indices": with_wide_indices,
-    "in two pieces": in_two_pieces,
+    "duplicate entries": with_duplicate_entries,
 }
 BACKED = ["CSR", "CSC", "dense", "sparse integers", "dense integers"]
 
 
-def holding(adata: ad.AnnData, kind: str, layer: str | None = None) -> ad.AnnData:
-    """Return `adata` with its counts held in another way, in X or in a layer."""
+def stored_as(adata: ad.AnnData, kind: str, layer: str | None = None) -> ad.AnnData:
+    """Return `adata` with its counts stored in another way, in X or in a layer."""
     counts = KINDS[kind](adata.X)
     place = {"X": counts} if layer is None else {"layers": {layer: counts}}
     return ad.AnnData(obs=adata.obs, var=adata.var, obsm={"spatial": adata.obsm["spatial"]}, **place)
@@ -104,7 +104,7 @@ def assert_same_state(one: dict, other: dict) -> None:
 # What is registered.
 
 
-def test_genes_depth_and_profile_are_those_of_the_counts(adata):
+def test_genes_median_library_size_and_profile_are_registered(adata):
     registered, counts = state(adata), adata.X.toarray()
     assert registered["n_obs"] == adata.n_obs
     assert registered["n_vars"] == adata.n_vars
@@ -115,30 +115,30 @@ def test_genes_depth_and_profile_are_those_of_the_counts(adata):
 
 @pytest.mark.parametrize("layer", [None, "counts"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_counts_of_any_kind_in_memory_give_the_same_registry(adata, kind, layer):
-    assert_same_state(state(holding(adata, kind, layer), layer=layer), state(adata))
+def test_counts_in_memory_give_the_same_registry_however_they_are_stored(adata, kind, layer):
+    assert_same_state(state(stored_as(adata, kind, layer), layer=layer), state(adata))
 
 
 @pytest.mark.parametrize("layer", [None, "counts"])
 @pytest.mark.parametrize("kind", BACKED)
 def test_backed_counts_give_the_same_registry(adata, backed, kind, layer):
-    on_disk = backed(holding(adata, kind, layer))
+    on_disk = backed(stored_as(adata, kind, layer))
     assert_same_state(state(on_disk, layer=layer), state(adata))
     assert on_disk.isbacked
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_however_counts_are_stored_the_network_reads_the_same(adata, spots_of, kind):
-    held, rows = holding(adata, kind), np.arange(adata.n_obs)
+def test_the_input_of_the_network_does_not_depend_on_how_counts_are_stored(adata, spots_of, kind):
+    stored, rows = stored_as(adata, kind), np.arange(adata.n_obs)
     setup(adata)
-    setup(held)
-    spots, same = spots_of(adata), spots_of(held)
+    setup(stored)
+    spots, same = spots_of(adata), spots_of(stored)
     assert np.array_equal(same.counts(rows).toarray(), spots.counts(rows).toarray())
     np.testing.assert_allclose(same.log(rows).toarray(), spots.log(rows).toarray(), rtol=1e-5)
     np.testing.assert_allclose(same.neighborhood_means(rows), spots.neighborhood_means(rows), rtol=1e-5)
 
 
-def test_a_layer_is_read_and_x_is_not(adata, spots_of):
+def test_a_layer_is_used_instead_of_x(adata, spots_of):
     adata.layers["counts"] = adata.X.copy()
     adata.X = adata.X * -0.5
     setup(adata, layer="counts")
@@ -146,13 +146,13 @@ def test_a_layer_is_read_and_x_is_not(adata, spots_of):
     assert np.array_equal(counts.toarray(), adata.layers["counts"].toarray())
 
 
-def test_genes_go_by_their_symbols(adata):
+def test_genes_are_named_by_gene_symbols(adata):
     adata.var["symbol"] = [f"S{i}" for i in range(adata.n_vars)]
     assert list(state(adata, gene_symbols="symbol")["column_names"]) == list(adata.var["symbol"])
 
 
 @pytest.mark.parametrize("dtype", ["category", "str", "int"])
-def test_a_column_of_any_type_tells_sections_apart(adata, spots_of, dtype):
+def test_sections_may_be_a_column_of_any_type(adata, spots_of, dtype):
     adata.obs["section"] = pd.Series(np.arange(adata.n_obs) % 2, adata.obs_names).astype(dtype)
     setup(adata, sample_key="section")
     assert spots_of(adata).sections.tolist() == [str(i % 2) for i in range(adata.n_obs)]
@@ -165,7 +165,7 @@ def test_without_sample_key_all_spots_are_one_section(adata, spots_of):
     assert sagefm.SAGEFM(adata, n_hidden=2, n_latent=2).summary_stats["n_sections"] == 1
 
 
-# What setting up leaves alone.
+# What setup leaves unchanged.
 
 
 def fingerprint(matrix: object) -> tuple:
@@ -176,15 +176,15 @@ def fingerprint(matrix: object) -> tuple:
 
 @pytest.mark.parametrize("layer", [None, "counts"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_counts_stay_bit_for_bit_and_of_their_type(adata, spots_of, kind, layer):
-    held = holding(adata, kind, layer)
-    before = held.X if layer is None else held.layers[layer]
+def test_counts_keep_their_type_and_every_bit(adata, spots_of, kind, layer):
+    stored = stored_as(adata, kind, layer)
+    before = stored.X if layer is None else stored.layers[layer]
     print_before = fingerprint(before)
-    setup(held, layer=layer)
-    spots = spots_of(held)
+    setup(stored, layer=layer)
+    spots = spots_of(stored)
     for read in (spots.counts, spots.log, spots.neighborhood_means):
-        read(np.arange(held.n_obs))
-    after = held.X if layer is None else held.layers[layer]
+        read(np.arange(stored.n_obs))
+    after = stored.X if layer is None else stored.layers[layer]
     assert after is before
     assert fingerprint(after) == print_before
 
@@ -208,12 +208,12 @@ def test_a_backed_file_is_not_written_to(adata, backed, tmp_path):
     assert (tmp_path / "section.h5ad").read_bytes() == before
 
 
-def test_setting_up_twice_is_the_same_as_once(adata):
+def test_a_second_setup_changes_nothing(adata):
     assert_same_state(state(adata), state(adata))
     assert set(adata.obsp) == {"spatial_connectivities", "spatial_distances"}
 
 
-# Counts that cannot be counts.
+# Impossible counts.
 
 WRONG = {"negative": -1, "NaN": np.nan, "infinite": np.inf}
 
@@ -226,43 +226,43 @@ def with_value(adata: ad.AnnData, kind: str, value: float) -> sp.csr_matrix | np
 
 @pytest.mark.parametrize("kind", ["CSR", "CSC", "dense"])
 @pytest.mark.parametrize("what", WRONG)
-def test_impossible_counts_are_refused(adata, what, kind):
+def test_impossible_counts_are_rejected(adata, what, kind):
     adata.X = with_value(adata, kind, WRONG[what])
     message = (
-        f"X has 1 or more {what} values; counts are finite and not negative. "
-        "Name the layer of the raw counts with `layer`."
+        f"X has 1 or more {what} values; counts must be finite and non-negative. "
+        "Pass the layer of the raw counts as `layer`."
     )
     with pytest.raises(ValueError, match=exactly(message)):
         setup(adata)
 
 
 @pytest.mark.parametrize("what", WRONG)
-def test_impossible_counts_are_refused_in_a_layer_by_its_name(adata, what):
+def test_impossible_counts_in_a_layer_are_rejected_by_its_name(adata, what):
     adata.layers["scaled"] = with_value(adata, "dense", WRONG[what])
     with pytest.raises(ValueError, match=re.escape(f"layers['scaled'] has 1 or more {what} values;")):
         setup(adata, layer="scaled")
 
 
 @pytest.mark.parametrize("what", WRONG)
-def test_impossible_counts_are_refused_in_a_file(adata, backed, what):
+def test_impossible_counts_in_a_file_are_rejected(adata, backed, what):
     adata.X = with_value(adata, "CSR", WRONG[what])
     with pytest.raises(ValueError, match=re.escape(f"X has 1 or more {what} values;")):
         setup(backed(adata))
 
 
 @pytest.mark.parametrize("what", WRONG)
-def test_impossible_counts_are_refused_in_a_new_section(trained_model, adata, what):
+def test_impossible_counts_in_a_new_section_are_rejected(trained_model, adata, what):
     adata.X = with_value(adata, "CSR", WRONG[what])
     with pytest.raises(ValueError, match=re.escape(f"X has 1 or more {what} values;")):
         trained_model.get_latent_representation(adata)
 
 
-def test_values_that_are_not_whole_numbers_warn(adata):
+def test_fractional_values_warn(adata):
     adata.X = adata.X * 1.25
     n_fractions = int((adata.X.data % 1 != 0).sum())
     message = (
-        f"X has {n_fractions} values that are not whole numbers. SAGEFM wants raw counts and normalises them itself; "
-        "if these are normalised values, name the layer of the counts with `layer`."
+        f"X has {n_fractions} values that are not whole numbers. SAGEFM expects raw counts and normalises them itself; "
+        "if these are normalised values, pass the layer of the raw counts as `layer`."
     )
     with pytest.warns(UserWarning, match=exactly(message)):
         setup(adata)
@@ -275,7 +275,7 @@ def test_whole_numbers_do_not_warn(adata):
 
 
 @pytest.mark.parametrize("kind", ["CSR", "dense"])
-def test_spots_without_counts_are_refused_with_a_remedy(adata, kind):
+def test_spots_without_counts_are_rejected_with_a_remedy(adata, kind):
     counts = adata.X.toarray()
     counts[[5, 9]] = 0
     adata.X = KINDS[kind](sp.csr_matrix(counts))
@@ -287,52 +287,50 @@ def test_spots_without_counts_are_refused_with_a_remedy(adata, kind):
         setup(adata)
 
 
-def test_an_anndata_without_spots_is_refused(adata):
+def test_an_anndata_without_spots_is_rejected(adata):
     with pytest.raises(ValueError, match=exactly("X has shape (0, 150): there are no spots.")):
         setup(adata[:0].copy())
 
 
-def test_an_anndata_without_x_is_refused_with_the_layers_there_are(adata):
-    held = holding(adata, "CSR", layer="counts")
-    message = "The AnnData has no X; name the layer of the counts, one of ['counts']."
+def test_an_anndata_without_x_is_rejected_and_its_layers_listed(adata):
+    stored = stored_as(adata, "CSR", layer="counts")
+    message = "The AnnData has no X; pass the layer of the counts as `layer`, one of ['counts']."
     with pytest.raises(ValueError, match=exactly(message)):
-        setup(held)
+        setup(stored)
 
 
-# Names that are not there, or stand twice.
+# Missing and duplicated names.
 
 
-def test_a_wrong_layer_is_refused_with_the_layers_there_are(adata):
+def test_an_unknown_layer_is_rejected_and_the_layers_listed(adata):
     adata.layers["counts"] = adata.X
     adata.layers["scaled"] = adata.X
-    message = "layer='count' is not in layers; there are ['counts', 'scaled']."
+    message = "layer='count' is not in layers; found ['counts', 'scaled']."
     with pytest.raises(KeyError, match=exactly(message)):
         setup(adata, layer="count")
 
 
-def test_a_wrong_sample_key_is_refused_with_the_columns_there_are(adata):
-    message = (
-        "sample_key='patient' is not a column of obs; there are ['array_row', 'array_col', 'annotation', 'sample']."
-    )
+def test_an_unknown_sample_key_is_rejected_and_the_columns_listed(adata):
+    message = "sample_key='patient' is not a column of obs; found ['array_row', 'array_col', 'annotation', 'sample']."
     assert list(adata.obs) == ["array_row", "array_col", "annotation", "sample"]
     with pytest.raises(KeyError, match=exactly(message)):
         setup(adata, sample_key="patient")
 
 
-def test_a_wrong_gene_symbols_is_refused_with_the_columns_there_are(adata):
+def test_an_unknown_gene_symbols_is_rejected_and_the_columns_listed(adata):
     adata.var = adata.var[["role"]].assign(symbol="x")
-    message = "gene_symbols='symbols' is not a column of var; it has ['role', 'symbol']."
+    message = "gene_symbols='symbols' is not a column of var; found ['role', 'symbol']."
     with pytest.raises(KeyError, match=exactly(message)):
         setup(adata, gene_symbols="symbols")
 
 
-def test_a_wrong_spatial_key_is_refused_with_the_keys_there_are(adata):
-    with pytest.raises(KeyError, match=re.escape("obsm has no 'pixels' (it has ['programmes', 'spatial'])")):
+def test_an_unknown_spatial_key_is_rejected_and_the_keys_listed(adata):
+    with pytest.raises(KeyError, match=re.escape("obsm has no 'pixels'; found ['programmes', 'spatial'].")):
         setup(adata, spatial_key="pixels")
 
 
 @pytest.mark.parametrize("missing", [None, np.nan])
-def test_spots_without_a_section_are_refused(adata, missing):
+def test_spots_without_a_section_are_rejected(adata, missing):
     adata.obs["section"] = ["a"] * (adata.n_obs - 2) + [missing] * 2
     message = "obs['section'] is missing for 2 spots; every spot needs a section."
     with pytest.raises(ValueError, match=exactly(message)):
@@ -340,22 +338,28 @@ def test_spots_without_a_section_are_refused(adata, missing):
 
 
 @pytest.mark.filterwarnings("ignore:Observation names are not unique")
-def test_two_spots_of_one_name_are_refused(adata):
+def test_duplicated_spot_names_are_rejected(adata):
     adata.obs_names = ["spot", "spot", *adata.obs_names[2:]]
-    message = "1 spot names in obs_names stand more than once, for example 'spot'. Try `adata.obs_names_make_unique()`."
+    message = (
+        "Some spot names in obs_names appear more than once (1, for example 'spot'). Use "
+        "`adata.obs_names_make_unique()`."
+    )
     with pytest.raises(ValueError, match=exactly(message)):
         setup(adata)
 
 
 @pytest.mark.filterwarnings("ignore:Variable names are not unique")
-def test_two_genes_of_one_name_are_refused(adata):
+def test_duplicated_gene_names_are_rejected(adata):
     adata.var_names = ["gene", "gene", *adata.var_names[2:]]
-    message = "1 gene names in var_names stand more than once, for example 'gene'. Try `adata.var_names_make_unique()`."
+    message = (
+        "Some gene names in var_names appear more than once (1, for example 'gene'). Use "
+        "`adata.var_names_make_unique()`."
+    )
     with pytest.raises(ValueError, match=exactly(message)):
         setup(adata)
 
 
-# A section that is new to a model.
+# A section that is new to the model.
 
 
 def transferred(adata: ad.AnnData, new: ad.AnnData, **kwargs: object) -> dict:
@@ -364,7 +368,7 @@ def transferred(adata: ad.AnnData, new: ad.AnnData, **kwargs: object) -> dict:
     return manager.transfer_fields(new).get_state_registry(REGISTRY_KEYS.X_KEY).to_dict()
 
 
-def test_the_models_genes_and_constants_outlive_a_new_section(adata):
+def test_a_new_section_keeps_the_genes_and_constants_of_the_model(adata):
     new = adata[:60, ::-1].copy()
     new.X = new.X * 3
     before = state(adata)
@@ -379,14 +383,14 @@ def test_the_share_of_known_genes_is_logged(adata, caplog):
     assert "120 of the model's 150 genes (80.0%) are in the section." in lines
 
 
-def test_too_few_known_genes_are_refused_with_the_coverage(adata):
+def test_too_few_known_genes_are_rejected_with_the_coverage(adata):
     new = adata.copy()
     new.var_names = [f"OTHER{i}" for i in range(150)]
-    with pytest.raises(ValueError, match=re.escape("The section has 0 of the 150 genes that the model knows (0.0%);")):
+    with pytest.raises(ValueError, match=re.escape("The section has 0 of the model's 150 genes (0.0%);")):
         transferred(adata, new)
 
 
 def test_sections_may_be_new(adata):
     new = adata.copy()
-    new.obs["sample"] = "never seen"
+    new.obs["sample"] = "new"
     transferred(adata, new, sample_key="sample")

@@ -1,4 +1,4 @@
-"""Genes are known by their names: matched in any order, missed by name, and never guessed by position."""
+"""Genes are matched by their names in any order, and never guessed by position."""
 
 import re
 
@@ -20,14 +20,14 @@ def section(names: list[str], **var: list[str]) -> ad.AnnData:
     return ad.AnnData(np.ones((2, len(names)), dtype=np.float32), var=pd.DataFrame(var, index=names))
 
 
-# What a gene is called.
+# Names of genes.
 
 
-def test_genes_are_called_by_var_names():
+def test_genes_are_named_by_var_names():
     assert gene_names(section(["A", "B"], symbol=["x", "y"]), None).tolist() == ["A", "B"]
 
 
-def test_genes_are_called_by_the_column_that_gene_symbols_names():
+def test_genes_are_named_by_the_column_gene_symbols():
     assert gene_names(section(["ENSG1", "ENSG2"], symbol=["A", "B"]), "symbol").tolist() == ["A", "B"]
 
 
@@ -37,34 +37,35 @@ def test_gene_symbols_may_be_categorical():
     assert gene_names(adata, "symbol").tolist() == ["B", "A"]
 
 
-def test_a_wrong_gene_symbols_is_refused_with_the_columns_there_are():
-    message = "gene_symbols='symbols' is not a column of var; it has ['symbol', 'chromosome']."
+def test_an_unknown_gene_symbols_is_rejected_and_the_columns_listed():
+    message = "gene_symbols='symbols' is not a column of var; found ['symbol', 'chromosome']."
     with pytest.raises(KeyError, match=exactly(message)):
         gene_names(section(["ENSG1"], symbol=["A"], chromosome=["1"]), "symbols")
 
 
 @pytest.mark.filterwarnings("ignore:Variable names are not unique")
-def test_two_genes_of_one_name_are_refused():
-    message = "1 gene names in var_names stand more than once, for example 'B'. Try `adata.var_names_make_unique()`."
+def test_duplicated_names_are_rejected():
+    message = (
+        "Some gene names in var_names appear more than once (1, for example 'B'). Use `adata.var_names_make_unique()`."
+    )
     with pytest.raises(ValueError, match=exactly(message)):
         gene_names(section(["A", "B", "B", "B"]), None)
 
 
-def test_two_genes_of_one_symbol_are_refused_with_the_column():
+def test_duplicated_symbols_are_rejected_with_their_column():
     adata = section(["ENSG1", "ENSG2", "ENSG3"], symbol=["A", "B", "A"])
-    with pytest.raises(
-        ValueError, match=re.escape("1 gene names in var['symbol'] stand more than once, for example 'A'.")
-    ):
+    message = "Some gene names in var['symbol'] appear more than once (1, for example 'A')."
+    with pytest.raises(ValueError, match=re.escape(message)):
         gene_names(adata, "symbol")
 
 
-def test_two_genes_of_one_name_do_no_harm_where_symbols_tell_them_apart():
+def test_duplicated_names_are_accepted_where_symbols_are_unique():
     adata = section(["A", "B"], symbol=["x", "y"])
     adata.var_names = ["A", "A"]
     assert gene_names(adata, "symbol").tolist() == ["x", "y"]
 
 
-# Where a section has the genes of the model.
+# Genes of the model in a section.
 
 
 def test_genes_are_found_in_any_order():
@@ -72,29 +73,29 @@ def test_genes_are_found_in_any_order():
     assert shuffled[match_genes(MODEL, shuffled)].equals(MODEL)
 
 
-def test_a_gene_that_the_section_lacks_has_no_column():
+def test_a_gene_missing_from_the_section_has_no_column():
     columns = match_genes(MODEL, MODEL.drop(["GENE0", "GENE7"]))
     assert np.flatnonzero(columns == -1).tolist() == [0, 7]
 
 
-def test_a_gene_that_the_model_does_not_know_is_passed_over():
+def test_a_gene_that_is_not_in_the_model_is_ignored():
     section_genes = pd.Index(["OTHER", *MODEL])
     assert match_genes(MODEL, section_genes).tolist() == list(range(1, 21))
 
 
-def test_a_tenth_of_the_genes_is_enough_and_less_is_refused_with_the_coverage():
+def test_a_tenth_of_the_genes_is_enough_and_less_is_rejected_with_the_coverage():
     assert (match_genes(MODEL, MODEL[:2]) >= 0).sum() == 2
     message = (
-        "The section has 1 of the 20 genes that the model knows (5.0%); at least 10% are needed. The model's genes "
-        "look like ['GENE0', 'GENE1', 'GENE2'], the section's like ['GENE0', 'X', 'Y']. If the names stand in a column "
-        "of var, pass it as `gene_symbols`."
+        "The section has 1 of the model's 20 genes (5.0%); at least 10% are needed. The model's genes look like "
+        "['GENE0', 'GENE1', 'GENE2'], the section's like ['GENE0', 'X', 'Y']. If a column of var holds the gene names, "
+        "pass it as `gene_symbols`."
     )
     with pytest.raises(ValueError, match=exactly(message)):
         match_genes(MODEL, pd.Index(["GENE0", "X", "Y", "Z"]))
 
 
-def test_a_small_panel_of_known_names_is_told_to_train_its_own_model():
-    hint = " The names agree, but the panel is small: train a model on the section itself, `SAGEFM(adata)`."
+def test_for_a_small_panel_of_known_names_a_model_of_its_own_is_suggested():
+    hint = " The names match, but the panel is small: train a model on the section itself, `SAGEFM(adata)`."
     with pytest.raises(ValueError, match=f"\\['GENE0'\\]\\.{re.escape(hint)}$"):
         match_genes(MODEL, MODEL[:1])
     with pytest.raises(ValueError, match="pass it as `gene_symbols`"):
@@ -102,44 +103,44 @@ def test_a_small_panel_of_known_names_is_told_to_train_its_own_model():
 
 
 HINT = (
-    " Many names agree but for upper and lower case, as mouse symbols do with human ones; map them to the orthologues "
-    "of the model's species first."
+    " Many names match except for letter case, as mouse and human symbols do; map them to orthologues of the model's "
+    "species first."
 )
 
 
-def test_mouse_symbols_are_refused_with_a_hint():
+def test_mouse_symbols_are_rejected_with_a_hint():
     with pytest.raises(ValueError, match=re.escape(HINT)):
         match_genes(MODEL, MODEL.str.capitalize())
 
 
 VERSIONS = (
-    " Many names agree but for the version after the dot; take it off both with "
+    " Many names match except for the version after the dot; remove it from both with "
     "`adata.var_names = adata.var_names.str.split('.').str[0]`."
 )
 
 
 @pytest.mark.parametrize("version_of_the_model", ["", ".3"])
-def test_identifiers_of_other_versions_are_refused_with_a_hint(version_of_the_model):
+def test_identifiers_of_other_versions_are_rejected_with_a_hint(version_of_the_model):
     identifiers = pd.Index([f"ENSG{i:011}" for i in range(20)])
     with pytest.raises(ValueError, match=f"{re.escape(VERSIONS)}$"):
         match_genes(identifiers + version_of_the_model, identifiers + ".12")
 
 
-@pytest.mark.parametrize(("n_agree", "n_genes", "hinted"), [(2, 8, True), (2, 9, False), (1, 3, True), (0, 3, False)])
-def test_a_hint_is_given_where_a_quarter_of_the_names_agree(n_agree, n_genes, hinted):
-    mouse = [f"Gene{i}" for i in range(n_agree)] + [f"X{i}" for i in range(n_genes - n_agree)]
-    with pytest.raises(ValueError, match="of the 20 genes") as refusal:
+@pytest.mark.parametrize(("n_same", "n_genes", "hinted"), [(2, 8, True), (2, 9, False), (1, 3, True), (0, 3, False)])
+def test_a_hint_is_given_if_a_quarter_of_the_names_match(n_same, n_genes, hinted):
+    mouse = [f"Gene{i}" for i in range(n_same)] + [f"X{i}" for i in range(n_genes - n_same)]
+    with pytest.raises(ValueError, match="of the model's 20 genes") as refusal:
         match_genes(MODEL, pd.Index(mouse))
     assert (HINT in str(refusal.value)) == hinted
 
 
-def test_names_of_another_kind_are_refused_without_the_hint():
-    with pytest.raises(ValueError, match="The section has 0 of the 20 genes") as refusal:
+def test_names_of_another_kind_are_rejected_without_the_hint():
+    with pytest.raises(ValueError, match="The section has 0 of the model's 20 genes") as refusal:
         match_genes(MODEL, pd.Index([f"ENSG{i:011}" for i in range(20)]))
     assert HINT not in str(refusal.value)
 
 
-def test_a_real_mouse_section_is_refused_by_human_genes_with_a_hint(real_section):
+def test_a_real_mouse_section_is_rejected_for_human_genes_with_a_hint(real_section):
     human, mouse = real_section("her2st_andersson2021__A1"), real_section("mouse_mob_stahl2016__rep12")
     with pytest.raises(ValueError, match=re.escape(HINT)):
         match_genes(human.var_names, mouse.var_names)
@@ -153,10 +154,10 @@ def test_real_sections_of_one_species_and_several_panels_match(real_section):
         assert panel[columns[columns >= 0]].equals(human[human.isin(panel)])
 
 
-# Genes that a user asks for.
+# Requested genes.
 
 
-def test_asked_genes_are_found_in_the_asked_order():
+def test_positions_are_in_the_requested_order():
     assert positions_of(["GENE7", "GENE0"], MODEL).tolist() == [7, 0]
 
 
@@ -164,46 +165,51 @@ def test_one_gene_may_be_a_string():
     assert positions_of("GENE7", MODEL).tolist() == [7]
 
 
-def test_genes_may_come_one_by_one():
+def test_genes_may_be_an_iterator():
     assert positions_of((gene for gene in ("GENE1", "GENE2")), MODEL).tolist() == [1, 2]
 
 
-def test_an_unknown_gene_is_refused_with_close_names():
-    message = "The model does not know 2 of the 3 asked genes: 'CD3' (did you mean CD3E, CD3D?); 'zzz'."
+def test_unknown_genes_are_rejected_with_close_names():
+    vocabulary = pd.Index(["CD3E", "CD3D", "MS4A1"])
+    message = "2 of 3 requested genes are not in the model: 'CD3' (did you mean CD3E, CD3D?); 'zzz'."
     with pytest.raises(KeyError, match=exactly(message)):
-        positions_of(["CD3", "MS4A1", "zzz"], pd.Index(["CD3E", "CD3D", "MS4A1"]))
+        positions_of(["CD3", "MS4A1", "zzz"], vocabulary)
+    with pytest.raises(KeyError, match=exactly("1 of 1 requested genes is not in the model: 'zzz'.")):
+        positions_of("zzz", vocabulary)
 
 
-@pytest.mark.parametrize(("asked", "offered"), [("cd3e", "CD3E"), ("Ms4a1", "MS4A1"), ("c1ORF112", "C1orf112")])
-def test_close_names_are_found_in_other_letter_case(asked, offered):
-    with pytest.raises(KeyError, match=re.escape(f"'{asked}' (did you mean {offered}?)")):
-        positions_of([asked], pd.Index(["CD3E", "MS4A1", "C1orf112"]))
+@pytest.mark.parametrize(("gene", "close"), [("cd3e", "CD3E"), ("Ms4a1", "MS4A1"), ("c1ORF112", "C1orf112")])
+def test_close_names_are_found_in_other_letter_case(gene, close):
+    with pytest.raises(KeyError, match=re.escape(f"'{gene}' (did you mean {close}?)")):
+        positions_of([gene], pd.Index(["CD3E", "MS4A1", "C1orf112"]))
 
 
-def test_genes_that_differ_in_letter_case_only_are_both_offered():
+def test_genes_that_differ_only_in_letter_case_are_both_suggested():
     with pytest.raises(KeyError, match=re.escape("(did you mean Abc, ABC?)")):
         positions_of(["abc"], pd.Index(["Abc", "ABC"]))
 
 
-def test_three_close_names_at_most_are_offered():
+def test_at_most_three_close_names_are_suggested():
     with pytest.raises(KeyError) as refusal:
         positions_of(["CD3"], pd.Index(["CD3A", "CD3B", "CD3C", "CD3D"]))
     assert len(re.findall("CD3[A-D]", str(refusal.value))) == 3
 
 
 def test_many_unknown_genes_are_counted_and_the_first_five_named():
-    with pytest.raises(KeyError, match="does not know 9 of the 9") as refusal:
+    with pytest.raises(KeyError, match="9 of 9 requested genes are not in the model") as refusal:
         positions_of([f"{letter}___" for letter in "abcdefghi"], MODEL)
     assert [letter for letter in "abcdefghi" if f"'{letter}___'" in str(refusal.value)] == list("abcde")
 
 
-def test_no_genes_are_refused():
-    with pytest.raises(ValueError, match=exactly("`genes` is empty; name at least one gene.")):
+def test_an_empty_list_of_genes_is_rejected():
+    with pytest.raises(ValueError, match=exactly("`genes` is empty; pass at least one gene.")):
         positions_of([], MODEL)
 
 
-def test_a_gene_asked_for_twice_is_refused():
-    message = "1 of the asked genes stand more than once, for example 'GENE1'. Try `list(dict.fromkeys(genes))`."
+def test_a_duplicated_gene_is_rejected():
+    message = (
+        "Some of the requested genes appear more than once (1, for example 'GENE1'). Use `list(dict.fromkeys(genes))`."
+    )
     with pytest.raises(ValueError, match=exactly(message)):
         positions_of(["GENE1", "GENE2", "GENE1"], MODEL)
     with pytest.raises(ValueError, match=exactly(message)):

@@ -1,4 +1,4 @@
-"""The table of a SpatialData object is an AnnData: it is set up as it is, and what is written to it is saved."""
+"""The table of a SpatialData object is set up as it is, and results written to it are saved."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ import sagefm
 spatialdata = pytest.importorskip("spatialdata")
 
 
-def test_table_as_it_is(adata, tmp_path):
+def test_a_table_is_set_up_as_it_is(adata, tmp_path):
     adata.obs["region"], adata.obs["spot"] = "spots", np.arange(adata.n_obs)
     model = spatialdata.models.TableModel
     table = model.parse(adata, region="spots", region_key="region", instance_key="spot", overwrite_metadata=True)

@@ -1,4 +1,4 @@
-"""Validation spots are whole sections, or blocks of tissue that no training spot sees."""
+"""Validation spots are whole sections, or blocks of tissue that no training spot has among its neighbours."""
 
 import re
 from collections.abc import Callable
@@ -10,7 +10,8 @@ import scipy.sparse as sp
 import scvi
 
 import sagefm
-from sagefm.data import NeighborhoodDataset, SectionSplitter, Spots, spots_adjacent_to
+from sagefm.data import NeighborhoodDataset, SectionSplitter, Spots
+from sagefm.data._graph import spots_adjacent_to
 
 
 def tissue_of(n_sections: int, size: int = 20) -> ad.AnnData:
@@ -20,7 +21,7 @@ def tissue_of(n_sections: int, size: int = 20) -> ad.AnnData:
 
 
 def irregular_section() -> ad.AnnData:
-    """A section whose graph, the nearest 14, is directed."""
+    """A section whose graph of the 14 nearest spots is directed."""
     adata = tissue_of(1)
     adata.obsm["spatial"] = np.random.default_rng(0).random((adata.n_obs, 2))
     return adata
@@ -34,11 +35,16 @@ TISSUES: dict[str, Callable[[], ad.AnnData]] = {
 
 
 @pytest.fixture(scope="module", params=TISSUES)
-def spots(request: pytest.FixtureRequest, spots_of) -> Spots:
-    """Spots of too few sections to give one away."""
+def few_sections(request: pytest.FixtureRequest) -> ad.AnnData:
+    """Too few sections to hold one out as a whole."""
     adata = TISSUES[request.param]()
     sagefm.SAGEFM.setup_anndata(adata, sample_key="sample")
-    return spots_of(adata)
+    return adata
+
+
+@pytest.fixture(scope="module")
+def spots(few_sections: ad.AnnData, spots_of) -> Spots:
+    return spots_of(few_sections)
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +73,7 @@ seeds = pytest.mark.parametrize("number", range(5))
 
 @seeds
 @pytest.mark.parametrize(("train_size", "n_held_out"), [(None, 1), (0.8, 1), (0.7, 2), (0.41, 3), (0.01, 4)])
-def test_of_several_sections_whole_ones_are_held_out(many_sections, monkeypatch, number, train_size, n_held_out):
+def test_with_several_sections_whole_ones_are_held_out(many_sections, monkeypatch, number, train_size, n_held_out):
     monkeypatch.setattr(scvi.settings, "seed", number)
     training, validation, neither = split(many_sections, train_size=train_size)
     held_out = set(many_sections.sections[validation])
@@ -77,7 +83,7 @@ def test_of_several_sections_whole_ones_are_held_out(many_sections, monkeypatch,
     assert len(neither) == 0
 
 
-def test_every_section_has_its_turn(many_sections, monkeypatch):
+def test_every_section_is_held_out_for_some_seed(many_sections, monkeypatch):
     held_out = set()
     for number in range(30):
         monkeypatch.setattr(scvi.settings, "seed", number)
@@ -106,13 +112,13 @@ def test_no_training_spot_has_a_validation_spot_among_its_neighbours(spots, monk
     assert spots.graph[:, validation].nnz > 0
 
 
-def test_no_count_of_a_validation_spot_is_in_a_training_batch(spots, spots_of):
+def test_no_count_of_a_validation_spot_is_in_a_training_batch(few_sections, spots, spots_of):
     training, validation, _ = split(spots)
-    changed = spots.adata.copy()
+    changed = few_sections.copy()
     counts = changed.X.toarray()
     counts[validation] += 100
     changed.X = sp.csr_matrix(counts)
-    other = spots_of(changed, like=spots.adata)
+    other = spots_of(changed, like=few_sections)
     assert not np.array_equal(other.counts(validation).toarray(), spots.counts(validation).toarray())
     for one, two in zip(spots.gene_moments(training), other.gene_moments(training), strict=True):
         assert np.array_equal(one, two)
@@ -121,13 +127,13 @@ def test_no_count_of_a_validation_spot_is_in_a_training_batch(spots, spots_of):
         assert np.array_equal(batch[key], same[key])
 
 
-def test_training_spots_are_all_that_do_not_see_a_validation_spot(spots):
+def test_all_spots_without_a_validation_spot_among_their_neighbours_are_trained_on(spots):
     training, validation, _ = split(spots)
     elsewhere = np.setdiff1d(np.arange(spots.n_obs), validation)
     assert set(training) == set(elsewhere) - set(spots_adjacent_to(spots.graph, validation))
 
 
-def test_spots_in_between_serve_for_nothing(spots):
+def test_spots_next_to_validation_spots_belong_to_no_set(spots):
     training, validation, test = split(spots)
     assert set(training).isdisjoint(validation)
     assert len(training) + len(validation) < spots.n_obs
@@ -135,7 +141,7 @@ def test_spots_in_between_serve_for_nothing(spots):
 
 
 @pytest.mark.parametrize("share", [0.05, 0.1, 0.25])
-def test_the_share_held_out_is_as_asked_in_every_section(spots, share):
+def test_the_requested_share_of_every_section_is_held_out(spots, share):
     _, validation, _ = split(spots, train_size=1 - share)
     _, n_spots = np.unique(spots.sections, return_counts=True)
     _, n_held_out = np.unique(spots.sections[validation], return_counts=True)
@@ -146,7 +152,7 @@ def test_a_tenth_is_held_out_by_default(spots):
     assert len(split(spots)[1]) == round(0.1 * spots.n_obs)
 
 
-# What is asked for.
+# Arguments.
 
 
 def test_train_size_one_trains_on_everything(spots, many_sections):
@@ -158,7 +164,7 @@ def test_train_size_one_trains_on_everything(spots, many_sections):
 
 
 @pytest.mark.parametrize("train_size", [0, -0.1, 1.01, 90])
-def test_a_train_size_that_is_no_share_is_refused(spots, train_size):
+def test_a_train_size_out_of_range_is_rejected(spots, train_size):
     message = f"train_size={train_size} must be above 0 and at most 1."
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         SectionSplitter(spots, train_size=train_size)
@@ -174,11 +180,11 @@ def test_the_seed_of_scvi_tools_fixes_the_split(spots, many_sections, monkeypatc
         assert any(other != splits[0] for other in splits[2:])
 
 
-def test_external_indexing_is_taken_as_it_is(spots):
+def test_external_indexing_is_used_as_it_is(spots):
     shuffled = np.random.default_rng(0).permutation(spots.n_obs)
     parts = [shuffled[:100], shuffled[100:150], shuffled[150:]]
-    for asked, taken in zip(parts, split(spots, external_indexing=list(parts)), strict=True):
-        assert np.array_equal(asked, taken)
+    for expected, found in zip(parts, split(spots, external_indexing=list(parts)), strict=True):
+        assert np.array_equal(expected, found)
 
 
 def test_external_indexing_reaches_training_through_the_model():
@@ -189,17 +195,40 @@ def test_external_indexing_reaches_training_through_the_model():
     model.train(
         max_epochs=1, accelerator="cpu", enable_progress_bar=False, datasplitter_kwargs={"external_indexing": parts}
     )
-    for asked, taken in zip(parts, (model.train_indices, model.validation_indices, model.test_indices), strict=True):
-        assert np.array_equal(asked, taken)
+    for expected, found in zip(parts, (model.train_indices, model.validation_indices, model.test_indices), strict=True):
+        assert np.array_equal(expected, found)
 
 
-def test_batches_are_of_the_asked_size_and_of_the_set_they_are_for(spots):
+def test_batches_have_the_requested_size_and_the_spots_of_their_set(spots):
     splitter = SectionSplitter(spots, batch_size=32)
     splitter.setup()
     loaders = (splitter.train_dataloader(), splitter.val_dataloader())
     for loader, rows in zip(loaders, (splitter.train_idx, splitter.val_idx), strict=True):
         counts = [batch["X"].numpy() for batch in loader]
         assert max(len(batch) for batch in counts) == min(32, len(rows))
-        met, expected = np.concatenate(counts), spots.counts(rows).toarray()
-        assert np.array_equal(np.unique(met, axis=0), np.unique(expected, axis=0))
-        assert len(met) == len(rows)
+        found, expected = np.concatenate(counts), spots.counts(rows).toarray()
+        assert np.array_equal(np.unique(found, axis=0), np.unique(expected, axis=0))
+        assert len(found) == len(rows)
+
+
+# What training needs of the split.
+
+
+def test_moments_and_the_sample_are_of_training_spots(spots):
+    splitter = SectionSplitter(spots)
+    splitter.setup()
+    assert (splitter.n_spots, splitter.n_validation) == (spots.n_obs, len(splitter.val_idx))
+    for found, expected in zip(splitter.gene_moments(), spots.gene_moments(splitter.train_idx), strict=True):
+        assert np.array_equal(found, expected)
+    training = spots.inputs(splitter.train_idx, spots.units.of(splitter.train_idx)).numpy()
+    sample = splitter.sample(20).numpy()
+    assert sample.shape == (20, len(spots.genes))
+    assert (sample[:, None] == training).all(axis=2).any(axis=1).all()
+
+
+def test_counts_are_released_at_the_end(spots):
+    splitter = SectionSplitter(spots)
+    splitter.teardown("fit")
+    for use in (splitter.gene_moments, lambda: splitter.sample(1)):
+        with pytest.raises(RuntimeError, match="The counts were released at the end of training; make a new splitter"):
+            use()

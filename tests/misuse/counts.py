@@ -66,7 +66,7 @@ def view_later(w) -> bool:
     return np.allclose(w.embed(part[order]), w.expected[order], atol=1e-5)
 
 
-def in_pieces(w) -> bool:
+def with_duplicate_entries(w) -> bool:
     section = w.section()
     counts = section.X.tocoo()
     data = np.concatenate([counts.data - 1, np.ones_like(counts.data)])
@@ -124,18 +124,18 @@ def one_row(w) -> bool:
 
 
 def many_entries(w) -> bool:
-    """Indices of 64 bits, as SciPy takes for 2^31 non-zeros and more."""
+    """Indices of 64 bits, which SciPy uses for 2^31 non-zeros and more."""
     section = w.section()
     section.X.indices, section.X.indptr = section.X.indices.astype(np.int64), section.X.indptr.astype(np.int64)
     return section.X.indices.dtype == np.int64 and w.is_as_expected(section)
 
 
 ROWS = [
-    Row("log-normalised values", normalised, Warns(FRACTIONS, "results all the same")),
+    Row("log-normalised values", normalised, Warns(FRACTIONS, "results nevertheless")),
     Row(
         "scaled values (`scanpy.pp.scale`)",
         scaled,
-        Raises(ValueError, "or more negative values; counts are finite and not negative.*`layer`"),
+        Raises(ValueError, "or more negative values; counts must be finite and non-negative.*`layer`"),
     ),
     Row("a negative count", lambda w: with_one(w, -1), Raises(ValueError, "1 or more negative values")),
     Row("a count of NaN", lambda w: with_one(w, np.nan), Raises(ValueError, "1 or more NaN values")),
@@ -143,7 +143,7 @@ ROWS = [
     Row(
         "a count of 2.5",
         lambda w: np.isfinite(with_one(w, 2.5)).all(),
-        Warns("has 1 " + FRACTIONS, "results all the same"),
+        Warns("has 1 " + FRACTIONS, "results nevertheless"),
     ),
     Row("counts as float64", lambda w: w.is_as_expected(w.with_counts(plain(w).astype(np.float64))), SAME),
     Row("counts as int64", lambda w: w.is_as_expected(w.with_counts(sp.csr_matrix(plain(w).astype(np.int64)))), SAME),
@@ -168,19 +168,19 @@ ROWS = [
     Row("a dask array", dask_counts, SAME),
     Row("a backed file", backed, SAME),
     Row("a view at setup", view_at_setup, Raises(ValueError, r"adata\.copy\(\)")),
-    Row("a view handed to a trained model", view_later, SAME),
-    Row("a count stored in two pieces", in_pieces, SAME),
-    Row("zeros that are stored", with_stored_zeros, SAME),
-    Row("more than 2^31 non-zeros, by indices of 64 bits", many_entries, SAME),
-    Row("counts in a layer, normalised values in `X`", in_a_layer, Gives("the layer is read, and stays as it is")),
+    Row("a view passed to a trained model", view_later, SAME),
+    Row("counts stored as duplicate entries", with_duplicate_entries, SAME),
+    Row("stored zeros", with_stored_zeros, SAME),
+    Row("indices of 64 bits, as for more than 2^31 non-zeros", many_entries, SAME),
+    Row("counts in a layer, normalised values in `X`", in_a_layer, Gives("the layer is used, and stays unchanged")),
     Row(
-        "counts normalised in place after the setup",
+        "counts normalised in place after setup",
         changed_after_setup,
-        Raises(ValueError, "have changed since the setup.*keep the raw counts in a layer"),
+        Raises(ValueError, "have changed since setup.*keep the raw counts in a layer"),
     ),
     Row("no rows", lambda w: w.embed(w.section()[:0].copy()), Raises(ValueError, "there are no spots")),
     Row("one row, without neighbours", one_row, Raises(ValueError, "has no edges between different spots")),
-    Row("no columns", lambda w: w.embed(w.section()[:, :0].copy()), Raises(ValueError, "0 of the 60 genes")),
+    Row("no columns", lambda w: w.embed(w.section()[:, :0].copy()), Raises(ValueError, "0 of the model's 60 genes")),
     Row(
         "a spot without counts",
         lambda w: w.embed(zeroed(w, 7)),
@@ -196,6 +196,6 @@ ROWS = [
         lambda w: w.embed(w.with_counts(np.zeros((64, 60)))),
         Raises(ValueError, "64 of 64 spots have no counts"),
     ),
-    Row("no `X`", nothing, Raises(ValueError, "has no X; name the layer")),
-    Row("a word among the counts", text, Raises(ValueError, "could not convert string to float: 'many'")),
+    Row("no `X`", nothing, Raises(ValueError, "has no X; pass the layer of the counts")),
+    Row("text among the counts", text, Raises(ValueError, "could not convert string to float: 'many'")),
 ]

@@ -6,7 +6,7 @@ from misuse.table import SAME, Gives, Raises, Row
 
 import sagefm
 
-FEW = "genes that the model knows .*at least 10% are needed"
+FEW = "of the model's 60 genes .*at least 10% are needed"
 
 
 def names(w) -> list[str]:
@@ -18,7 +18,7 @@ def shuffled(w) -> bool:
     return w.is_as_expected(w.section()[:, order].copy())
 
 
-def unknown_beside(w) -> bool:
+def with_unknown_genes(w) -> bool:
     section = w.section()
     more = section[:, :5].copy()
     more.var_names = [f"OTHER{i}" for i in range(5)]
@@ -28,7 +28,7 @@ def unknown_beside(w) -> bool:
     return w.is_as_expected(both)
 
 
-def doubled(w) -> None:
+def duplicated(w) -> None:
     w.embed(w.renamed([names(w)[1], *names(w)[1:]]))
 
 
@@ -72,18 +72,18 @@ def numbers(w) -> None:
 
 ROWS = [
     Row("genes in another order", shuffled, SAME),
-    Row("unknown genes beside the known ones", unknown_beside, SAME),
-    Row("half of the genes", half, Gives("finite results; the log says how many genes there are")),
+    Row("additional unknown genes", with_unknown_genes, SAME),
+    Row("half of the genes", half, Gives("finite results; the log counts the genes found")),
     Row(
-        "genes of the panel missing against genes of zeros",
+        "genes missing from the panel compared with genes whose counts are zero",
         missing_is_not_zero,
-        Gives("different results: what is missing was not measured"),
+        Gives("different results: a missing gene was not measured"),
     ),
     Row("3 % of the genes", lambda w: w.embed(w.section()[:, :2].copy()), Raises(ValueError, FEW)),
     Row(
         "names in lower case",
         lambda w: w.embed(w.renamed([name.lower() for name in names(w)])),
-        Raises(ValueError, FEW + ".*but for upper and lower case"),
+        Raises(ValueError, FEW + ".*match except for letter case"),
     ),
     Row(
         "mouse symbols for a human model",
@@ -95,23 +95,23 @@ ROWS = [
         lambda w: w.embed(w.renamed([f"ENSG{i:011d}" for i in range(60)])),
         Raises(ValueError, FEW + ".*`gene_symbols`"),
     ),
-    Row("Ensembl identifiers with versions", with_versions, Raises(ValueError, FEW + ".*but for the version")),
+    Row("Ensembl identifiers with versions", with_versions, Raises(ValueError, FEW + ".*match except for the version")),
     Row("symbols in a column of `var`", symbols_in_var, SAME),
-    Row("numbers for names", numbers, Raises(ValueError, FEW + ".*gene_symbols")),
+    Row("numbers as names", numbers, Raises(ValueError, FEW + ".*gene_symbols")),
     Row(
-        "a name that stands twice",
-        doubled,
-        Raises(ValueError, "1 gene names in var_names stand more than once.*var_names_make_unique"),
+        "a duplicated name",
+        duplicated,
+        Raises(ValueError, "gene names in var_names appear more than once.*var_names_make_unique"),
     ),
     Row(
-        "an unknown gene asked for",
+        "an unknown gene requested",
         lambda w: w.model.impute_masked(genes=[names(w)[9] + "x"]),
-        Raises(KeyError, "The model does not know 1 of the 1 asked genes: .*did you mean"),
+        Raises(KeyError, "1 of 1 requested genes is not in the model: .*did you mean"),
     ),
     Row(
-        "a gene asked for twice",
+        "a gene requested twice",
         lambda w: w.model.impute_masked(genes=[names(w)[0]] * 2),
-        Raises(ValueError, "1 of the asked genes stand more than once"),
+        Raises(ValueError, "of the requested genes appear more than once"),
     ),
-    Row("no gene asked for", lambda w: w.model.impute_masked(genes=[]), Raises(ValueError, "`genes` is empty")),
+    Row("no gene requested", lambda w: w.model.impute_masked(genes=[]), Raises(ValueError, "`genes` is empty")),
 ]

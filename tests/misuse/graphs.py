@@ -29,7 +29,7 @@ def two_joined(w) -> None:
     setup(adata, sample_key="sample")
 
 
-def two_apart(w) -> bool:
+def two_separately(w) -> bool:
     adata = w.two()
     setup(adata, sample_key="sample")
     edges = adata.obsp[GRAPH].tocoo()
@@ -101,7 +101,7 @@ def duplicated(section) -> None:
     section.obsm["spatial"][1] = section.obsm["spatial"][0]
 
 
-def spoilt(section) -> None:
+def with_nan(section) -> None:
     section.obsm["spatial"] = section.obsm["spatial"].astype(float)
     section.obsm["spatial"][3, 0] = np.nan
 
@@ -141,9 +141,13 @@ ROWS = [
     Row(
         "two sections on the same coordinates, without `sample_key`",
         two_with_graph_of_one,
-        Raises(ValueError, "64 of the 128 spots .* lie on the coordinates of another spot.*sample_key"),
+        Raises(ValueError, "64 of the 128 spots .* have the same coordinates as another spot.*sample_key"),
     ),
-    Row("two sections on the same coordinates, with `sample_key`", two_apart, Gives("a graph for each section apart")),
+    Row(
+        "two sections on the same coordinates, with `sample_key`",
+        two_separately,
+        Gives("a separate graph for each section"),
+    ),
     Row("self loops", lambda w: w.is_as_expected(w.with_graph(dense(w) + np.eye(64))), SAME),
     Row("stored zeros", stored_zeros, SAME),
     Row(
@@ -173,24 +177,24 @@ ROWS = [
         lambda w: w.embed(w.with_graph(np.eye(64))),
         Raises(ValueError, "has no edges between different spots"),
     ),
-    Row("spots taken out after the graph was built", subset, Gives("the neighbours that are left")),
-    Row("spots in another order, with their graph", reordered, Gives("the same results in that order")),
+    Row("spots removed after the graph was built", subset, Gives("the remaining neighbours are used")),
+    Row("spots in another order, with their graph", reordered, Gives("the same results in the new order")),
     Row("sections concatenated with `pairwise=True`", concatenated, Gives("the graphs of the sections")),
     Row(
         "sections concatenated without their graphs",
         concatenated_without_graph,
-        Gives("new graphs, for each section apart"),
+        Gives("new graphs, one for each section"),
     ),
-    Row("an isolated spot", isolated, Gives("the spot sees itself")),
+    Row("an isolated spot", isolated, Gives("the spot is its own neighbourhood")),
     Row("a directed graph", directed, Gives("row `i` holds the neighbours of spot `i`")),
     Row(
-        "two spots on one place, no graph",
+        "two spots with the same coordinates, no graph",
         lambda w: without_graph(w, duplicated),
-        Raises(ValueError, "1 of the 64 spots of section 'all' lie on the coordinates of another"),
+        Raises(ValueError, "1 of the 64 spots of section 'all' have the same coordinates as another"),
     ),
     Row(
         "a coordinate is NaN, no graph",
-        lambda w: without_graph(w, spoilt),
+        lambda w: without_graph(w, with_nan),
         Raises(ValueError, "one finite coordinate pair for each spot.*1 values that are NaN"),
     ),
     Row(
@@ -198,15 +202,19 @@ ROWS = [
         lambda w: without_graph(w, without_coordinates),
         Raises(KeyError, "neither a neighbour graph nor coordinates.*spatial_key"),
     ),
-    Row("four spots, no graph", few, Raises(ValueError, "has 4 spot.*fewer than the .* that a neighbourhood .* needs")),
     Row(
-        "the graph emptied after the setup",
+        "four spots, no graph",
+        few,
+        Raises(ValueError, "has 4 spot.*a neighbourhood on this layout .* needs at least"),
+    ),
+    Row(
+        "the graph emptied after setup",
         lambda w: after_setup(w, emptied),
         Raises(ValueError, "has no edges between different spots"),
     ),
     Row(
-        "the graph deleted after the setup",
+        "the graph deleted after setup",
         lambda w: after_setup(w, deleted),
-        Raises(KeyError, "obsp has no 'spatial_connectivities', which was there at the setup.*setup_anndata"),
+        Raises(KeyError, "obsp has no 'spatial_connectivities', which was there at setup.*setup_anndata"),
     ),
 ]

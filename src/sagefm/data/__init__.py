@@ -9,23 +9,15 @@ from sagefm.data._batches import (
     NeighborhoodDataset,
 )
 from sagefm.data._checksums import checksum_of, stamp_of
-from sagefm.data._counts import checked_totals, in_memory, read_rows, row_chunks
+from sagefm.data._counts import checked_totals
 from sagefm.data._fields import SetupKeys, refuse_unknown_arguments
 from sagefm.data._genes import gene_names, match_genes, positions_of, refuse_duplicates
-from sagefm.data._graph import (
-    NEAREST_14,
-    build_graph,
-    check_graph,
-    compact_blocks,
-    detect_lattice,
-    neighbor_mean_operator,
-    spots_adjacent_to,
-)
-from sagefm.data._mudata import ModalityField, adata_and_fields, modality, refuse_mudata
+from sagefm.data._graph import NEAREST_14, check_graph, neighbor_mean_operator
+from sagefm.data._mudata import ModalityField, modality, refuse_mudata, registered_adata
 from sagefm.data._normalization import Normalization, log_scaled, with_current_names
-from sagefm.data._reading import graph_of, is_section, read_section, read_whole, sections_of
+from sagefm.data._reading import graph_of, is_section, read_section, read_whole, reading
 from sagefm.data._registry import genes_of, make_registry, normalization_of, registry_with_genes
 from sagefm.data._selection import checked_rows, group_spots, obs_column, shares
 from sagefm.data._splitting import SectionSplitter, whole_groups
-from sagefm.data._spots import Mask, Spots, chunks, registered_spots, section_spots
-from sagefm.data._units import GeneMoments, SectionUnits, Units, section_units
+from sagefm.data._spots import Mask, Spots, chunks, gene_moments, registered_spots, section_spots
+from sagefm.data._units import SectionUnits, Units, section_units

@@ -1,6 +1,4 @@
-"""By what a file or a folder is known again: size and time, or a checksum."""
-
-from __future__ import annotations
+"""Recognise a file or a folder: by its size and time, or by a checksum."""
 
 import hashlib
 from pathlib import Path
@@ -12,7 +10,7 @@ def files_of(path: Path) -> list[Path]:
 
 
 def stamp_of(path: Path) -> tuple[int, int]:
-    """Return size in bytes and time of the last change in nanoseconds: cheap, to tell whether it is the same file."""
+    """Return the size in bytes and the time of the last change in nanoseconds, a cheap way to notice a change."""
     stats = [file.stat() for file in files_of(path)]
     return sum(stat.st_size for stat in stats), max((stat.st_mtime_ns for stat in stats), default=0)
 

@@ -1,6 +1,4 @@
-"""Count matrices, in memory or backed by a file: read by rows, checked, put in the gene order of the model."""
-
-from __future__ import annotations
+"""Count matrices, in memory or backed by a file: read by rows, checked, and put in the model's gene order."""
 
 import warnings
 from collections.abc import Iterator
@@ -10,7 +8,7 @@ import numpy as np
 import scipy.sparse as sp
 from scvi import settings
 
-# Rows read at a time where a whole matrix is walked: 2,048 spots of 36,601 genes at 15 % density are 90 MB.
+# Rows read at a time when a whole matrix is read: 2,048 spots of 36,601 genes at 15 % density are 90 MB.
 CHUNK = 2048
 
 
@@ -20,7 +18,7 @@ def in_memory(counts: Any) -> bool:
 
 
 def sum_duplicates(counts: sp.csr_matrix) -> sp.csr_matrix:
-    """Return the matrix without duplicate entries, which are legal but would be logged one by one."""
+    """Return the matrix with duplicate entries summed; they are legal, but each would be logged on its own."""
     if not counts.has_canonical_format:
         counts = counts.copy()
         counts.sum_duplicates()
@@ -28,12 +26,12 @@ def sum_duplicates(counts: sp.csr_matrix) -> sp.csr_matrix:
 
 
 def looks_like_counts(counts: Any) -> bool:
-    """Whether the first rows hold whole numbers only."""
+    """Whether the first 256 rows hold whole numbers only."""
     return not bool((read_rows(counts, slice(0, 256)).data % 1).any())
 
 
 def read_rows(counts: Any, rows: slice | np.ndarray) -> sp.csr_matrix:
-    """Return `rows` as CSR float32. Backed matrices need row numbers sorted and unique, so they get them so."""
+    """Return `rows` as CSR float32; of a backed matrix, only sorted and unique rows can be read."""
     if isinstance(rows, slice) or in_memory(counts):
         return sum_duplicates(sp.csr_matrix(counts[rows], dtype=np.float32))
     ordered, inverse = np.unique(rows, return_inverse=True)
@@ -50,16 +48,11 @@ def row_chunks(counts: Any) -> Iterator[sp.csr_matrix]:
 
 def in_model_order(counts: sp.csr_matrix, columns: np.ndarray) -> sp.csr_matrix:
     """Return counts with the model's genes as columns; `columns` is each gene's column in `counts`, or -1."""
-    n_genes = counts.shape[1]
-    if n_genes == len(columns) and (columns == np.arange(n_genes)).all():
+    if np.array_equal(columns, np.arange(counts.shape[1])):
         return counts
-    known = columns >= 0
-    place = np.full(n_genes, -1, dtype=counts.indices.dtype)
-    place[columns[known]] = np.flatnonzero(known)
-    places = place[counts.indices]
-    kept = places >= 0
-    ends = np.concatenate([[0], np.cumsum(kept)])[counts.indptr]
-    return sp.csr_matrix((counts.data[kept], places[kept], ends), shape=(counts.shape[0], len(columns)))
+    known = np.flatnonzero(columns >= 0)
+    counts = counts[:, columns[known]]
+    return sp.csr_matrix((counts.data, known[counts.indices], counts.indptr), shape=(counts.shape[0], len(columns)))
 
 
 class BackedCounts:
@@ -80,6 +73,13 @@ class BackedCounts:
         return in_model_order(read_rows(self._source, rows), self._columns)
 
 
+def counts_of_genes(counts: Any, columns: np.ndarray) -> sp.csr_matrix | BackedCounts:
+    """Put counts in memory in the model's gene order now, and backed counts where they are read."""
+    if not in_memory(counts):
+        return BackedCounts(counts, columns)
+    return in_model_order(sum_duplicates(sp.csr_matrix(counts)), columns)
+
+
 def checked_totals(counts: Any, where: str) -> tuple[np.ndarray, np.ndarray]:
     """Return the total of every spot and of every gene; raise for values that cannot be counts."""
     depths, gene_totals, n_fractions = [], np.zeros(counts.shape[1]), 0
@@ -92,8 +92,8 @@ def checked_totals(counts: Any, where: str) -> tuple[np.ndarray, np.ndarray]:
         raise ValueError(f"{where} has shape {counts.shape}: there are no spots.")
     if n_fractions:
         warnings.warn(
-            f"{where} has {n_fractions} values that are not whole numbers. SAGEFM wants raw counts and normalises them "
-            "itself; if these are normalised values, name the layer of the counts with `layer`.",
+            f"{where} has {n_fractions} values that are not whole numbers. SAGEFM expects raw counts and normalises "
+            "them itself; if these are normalised values, pass the layer of the raw counts as `layer`.",
             UserWarning,
             stacklevel=settings.warnings_stacklevel,
         )
@@ -102,9 +102,8 @@ def checked_totals(counts: Any, where: str) -> tuple[np.ndarray, np.ndarray]:
 
 def _refuse_impossible(values: np.ndarray, where: str) -> None:
     for what, wrong in (("NaN", np.isnan), ("infinite", np.isinf), ("negative", lambda x: x < 0)):
-        n_wrong = int(wrong(values).sum())
-        if n_wrong:
+        if n_wrong := int(wrong(values).sum()):
             raise ValueError(
-                f"{where} has {n_wrong} or more {what} values; counts are finite and not negative. "
-                "Name the layer of the raw counts with `layer`."
+                f"{where} has {n_wrong} or more {what} values; counts must be finite and non-negative. "
+                "Pass the layer of the raw counts as `layer`."
             )

@@ -1,7 +1,5 @@
 """What scvi-tools registers of an AnnData for SAGEFM: counts, sections and the neighbour graph, each checked."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -16,180 +14,8 @@ from sagefm._errors import MissingKeyError
 from sagefm._logging import logger
 from sagefm.data._counts import checked_totals, looks_like_counts
 from sagefm.data._genes import gene_names, match_genes, refuse_duplicates
-from sagefm.data._graph import NEAREST_14, build_graph, check_graph
+from sagefm.data._graph import build_graph, check_graph
 from sagefm.data._selection import obs_column
-
-SECTION_KEY, GRAPH_KEY = "section", "graph"
-
-
-class CountsField(LayerField):
-    """Raw counts, with the genes by name and the constants of the normalisation."""
-
-    TARGET_DEPTH_KEY, PROFILE_KEY, WHOLE_KEY = "target_depth", "profile", "whole_numbers"
-
-    def __init__(self, registry_key: str, layer: str | None, gene_symbols: str | None) -> None:
-        super().__init__(registry_key, layer, is_count_data=False, correct_data_format=False)
-        self._gene_symbols = gene_symbols
-
-    def validate_field(self, adata: AnnData) -> None:
-        """Check that the layer is there and that spots and genes have names of their own."""
-        layers = [key for key in adata.layers if key is not None]  # from anndata 0.13 on, None stands for X there
-        if self.attr_key is not None and self.attr_key not in layers:
-            raise MissingKeyError(f"layer={self.attr_key!r} is not in layers; there are {layers}.")
-        if self.attr_key is None and adata.X is None:
-            raise ValueError(f"The AnnData has no X; name the layer of the counts, one of {layers}.")
-        gene_names(adata, self._gene_symbols)
-        refuse_duplicates(adata.obs_names, "spot names in obs_names", "adata.obs_names_make_unique()")
-
-    def register_field(self, adata: AnnData) -> dict:
-        """Check every count, and note the genes, the median depth and the share of each gene."""
-        self.validate_field(adata)
-        depths, gene_totals = self._checked_totals(adata)
-        genes = gene_names(adata, self._gene_symbols)
-        return {
-            self.N_OBS_KEY: adata.n_obs,
-            self.N_VARS_KEY: len(genes),
-            self.COLUMN_NAMES_KEY: genes.to_numpy(dtype=object),
-            self.TARGET_DEPTH_KEY: float(np.median(depths)),
-            self.PROFILE_KEY: (gene_totals / gene_totals.sum()).astype(np.float32),
-            self.WHOLE_KEY: looks_like_counts(self.get_field_data(adata)),
-        }
-
-    def transfer_field(self, state_registry: dict, adata_target: AnnData, **kwargs: Any) -> dict:
-        """Check another AnnData against the model's genes; the model's genes and constants stay."""
-        self.validate_field(adata_target)
-        columns = match_genes(
-            pd.Index(state_registry[self.COLUMN_NAMES_KEY]), gene_names(adata_target, self._gene_symbols)
-        )
-        if (missing := int((columns < 0).sum())) > 0:
-            known = len(columns) - missing
-            logger.info(f"{known} of the model's {len(columns)} genes ({known / len(columns):.1%}) are in the section.")
-        self._checked_totals(adata_target)
-        whole = looks_like_counts(self.get_field_data(adata_target))
-        return {**state_registry, self.N_OBS_KEY: adata_target.n_obs, self.WHOLE_KEY: whole}
-
-    def _checked_totals(self, adata: AnnData) -> tuple[np.ndarray, np.ndarray]:
-        where = "X" if self.attr_key is None else f"layers[{self.attr_key!r}]"
-        depths, gene_totals = checked_totals(self.get_field_data(adata), where)
-        empty = np.flatnonzero(depths == 0)
-        if len(empty):
-            raise ValueError(
-                f"{len(empty)} of {adata.n_obs} spots have no counts in {where}, for example "
-                f"{adata.obs_names[empty[0]]!r}. Remove them with `scanpy.pp.filter_cells(adata, min_counts=1)`."
-            )
-        return depths, gene_totals
-
-
-class SectionField(BaseAnnDataField):
-    """The obs column that tells sections apart. The network never sees it, so a new section is never unknown."""
-
-    def __init__(self, sample_key: str | None) -> None:
-        super().__init__()
-        self._sample_key = sample_key
-
-    registry_key = SECTION_KEY
-    attr_name = "obs"
-
-    @property
-    def attr_key(self) -> str | None:
-        """Column of obs."""
-        return self._sample_key
-
-    @property
-    def is_empty(self) -> bool:
-        """Whether all spots are taken for one section."""
-        return self._sample_key is None
-
-    def validate_field(self, adata: AnnData) -> None:
-        """Check that the column is there and that it is complete."""
-        n_missing = int(obs_column(adata, self._sample_key, "sample_key").isna().sum())
-        if n_missing:
-            raise ValueError(f"obs[{self._sample_key!r}] is missing for {n_missing} spots; every spot needs a section.")
-
-    def sections(self, adata: AnnData) -> np.ndarray:
-        """Return the section of every spot, (n,)."""
-        if self.is_empty:
-            return np.full(adata.n_obs, "all", dtype=object)
-        return adata.obs[self._sample_key].astype(str).to_numpy()
-
-    def register_field(self, adata: AnnData) -> dict:
-        """Note the sections."""
-        self.validate_field(adata)
-        return {"sections": np.unique(self.sections(adata))}
-
-    def transfer_field(self, state_registry: dict, adata_target: AnnData, **kwargs: Any) -> dict:
-        """Note the sections of another AnnData; they may be new."""
-        return self.register_field(adata_target)
-
-    def get_summary_stats(self, state_registry: dict) -> dict:
-        """Count the sections."""
-        return {"n_sections": len(state_registry.get("sections", ["all"]))}
-
-    def view_state_registry(self, state_registry: dict) -> None:
-        """Show no table of its own."""
-
-
-class GraphField(BaseAnnDataField):
-    """The neighbour graph in obsp, built with squidpy where it is absent."""
-
-    registry_key = GRAPH_KEY
-    attr_name = "obsp"
-    is_empty = False
-
-    def __init__(self, neighbors_key: str, spatial_key: str, section_field: SectionField) -> None:
-        super().__init__()
-        self._neighbors_key = neighbors_key
-        self._spatial_key = spatial_key
-        self._section_field = section_field
-
-    @property
-    def attr_key(self) -> str:
-        """Key in obsp."""
-        return f"{self._neighbors_key}_connectivities"
-
-    def validate_field(self, adata: AnnData) -> None:
-        """Build the graph if there is none, then check it."""
-        sections = self._section_field.sections(adata)
-        if self.attr_key not in adata.obsp:
-            layout = "irregular" if self._neighbors_key == NEAREST_14 else None
-            where = {"spatial_key": self._spatial_key, "key_added": self._neighbors_key}
-            logger.info(build_graph(adata, sections=sections, layout=layout, **where))
-        graph = self.clean_graph(adata)
-        n_isolated = int((np.diff(graph.indptr) == 0).sum())
-        if n_isolated:
-            logger.info(f"{n_isolated} of {adata.n_obs} spots have no neighbours; they are kept and see themselves.")
-
-    def clean_graph(self, adata: AnnData) -> sp.csr_matrix:
-        """Return the graph that the model works on, (n, n)."""
-        if self.attr_key not in adata.obsp:
-            raise MissingKeyError(
-                f"obsp has no {self.attr_key!r}, which was there at the setup (it has {sorted(adata.obsp)}). Put it "
-                "back, or let `setup_anndata` build it."
-            )
-        return check_graph(adata.obsp[self.attr_key], self._section_field.sections(adata), self.attr_key)
-
-    def register_field(self, adata: AnnData) -> dict:
-        """Build or check the graph; it stays in obsp, where AnnData subsets and reorders it."""
-        self.validate_field(adata)
-        return {}
-
-    def transfer_field(self, state_registry: dict, adata_target: AnnData, **kwargs: Any) -> dict:
-        """Build or check the graph of another AnnData."""
-        return self.register_field(adata_target)
-
-    def get_summary_stats(self, state_registry: dict) -> dict:
-        """Count nothing."""
-        return {}
-
-    def view_state_registry(self, state_registry: dict) -> None:
-        """Show no table of its own."""
-
-
-def refuse_unknown_arguments(arguments: dict[str, Any]) -> None:
-    """Raise for arguments of a setup that nobody knows; scvi-tools' own come with `source_registry`."""
-    if arguments and "source_registry" not in arguments:
-        known = ", ".join(field.name for field in fields(SetupKeys))
-        raise TypeError(f"The setup has no argument {next(iter(arguments))!r}; it takes {known}.")
 
 
 @dataclass(frozen=True)
@@ -202,15 +28,156 @@ class SetupKeys:
     neighbors_key: str = "spatial"
     gene_symbols: str | None = None
 
-    def section_field(self) -> SectionField:
-        """Return the field of the sections."""
-        return SectionField(self.sample_key)
+    @property
+    def graph_key(self) -> str:
+        """Key of the neighbour graph in `obsp`."""
+        return f"{self.neighbors_key}_connectivities"
+
+    def sections(self, adata: AnnData) -> np.ndarray:
+        """Return the section of every spot, (n,); the same for all spots without `sample_key`."""
+        if self.sample_key is None:
+            return np.full(adata.n_obs, "all", dtype=object)
+        sections = obs_column(adata, self.sample_key, "sample_key")
+        if n_missing := int(sections.isna().sum()):
+            raise ValueError(f"obs[{self.sample_key!r}] is missing for {n_missing} spots; every spot needs a section.")
+        return sections.astype(str).to_numpy()
+
+    def build_graph(self, adata: AnnData) -> str:
+        """Write the neighbour graph to `obsp`, built from the coordinates; return its description."""
+        sections = self.sections(adata)
+        return build_graph(adata, sections, spatial_key=self.spatial_key, key_added=self.neighbors_key)
+
+    def graph(self, adata: AnnData) -> sp.csr_matrix:
+        """Return the neighbour graph, checked and clean, (n, n)."""
+        if self.graph_key not in adata.obsp:
+            raise MissingKeyError(
+                f"obsp has no {self.graph_key!r}, which was there at setup; found {sorted(adata.obsp)}. Put it back, "
+                "or let `setup_anndata` build it."
+            )
+        return check_graph(adata.obsp[self.graph_key], self.sections(adata), self.graph_key)
 
     def registered_fields(self) -> list[BaseAnnDataField]:
         """Return all fields that the model registers."""
-        section_field = self.section_field()
-        return [
-            section_field,
-            CountsField(REGISTRY_KEYS.X_KEY, self.layer, self.gene_symbols),
-            GraphField(self.neighbors_key, self.spatial_key, section_field),
-        ]
+        return [SectionField(self, self.sample_key), CountsField(self), GraphField(self, self.graph_key)]
+
+
+def refuse_unknown_arguments(arguments: dict[str, Any]) -> None:
+    """Raise for unknown arguments of a setup; scvi-tools' own come with `source_registry`."""
+    if arguments and "source_registry" not in arguments:
+        known = ", ".join(field.name for field in fields(SetupKeys))
+        raise TypeError(f"The setup has no argument {next(iter(arguments))!r}; expected one of {known}.")
+
+
+class CountsField(LayerField):
+    """Raw counts, with the names of the genes and the constants of the normalisation."""
+
+    TARGET_DEPTH_KEY, PROFILE_KEY, WHOLE_KEY = "target_depth", "profile", "whole_numbers"
+
+    def __init__(self, keys: SetupKeys) -> None:
+        super().__init__(REGISTRY_KEYS.X_KEY, keys.layer, is_count_data=False, correct_data_format=False)
+        self._gene_symbols = keys.gene_symbols
+
+    @classmethod
+    def state(cls, genes: pd.Index, n_obs: int, target_depth: float, profile: np.ndarray) -> dict[str, Any]:
+        """Return what the registry holds of the counts; `profile` is the share of each gene in all counts."""
+        return {
+            cls.N_OBS_KEY: n_obs,
+            cls.N_VARS_KEY: len(genes),
+            cls.COLUMN_NAMES_KEY: genes.to_numpy(dtype=object),
+            cls.TARGET_DEPTH_KEY: target_depth,
+            cls.PROFILE_KEY: profile,
+        }
+
+    def validate_field(self, adata: AnnData) -> None:
+        """Check that the layer exists and that the names of spots and genes are unique."""
+        layers = [key for key in adata.layers if key is not None]  # from anndata 0.13 on, None stands for X there
+        if self.attr_key is not None and self.attr_key not in layers:
+            raise MissingKeyError(f"layer={self.attr_key!r} is not in layers; found {layers}.")
+        if self.attr_key is None and adata.X is None:
+            raise ValueError(f"The AnnData has no X; pass the layer of the counts as `layer`, one of {layers}.")
+        gene_names(adata, self._gene_symbols)
+        refuse_duplicates(adata.obs_names, "spot names in obs_names", "adata.obs_names_make_unique()")
+
+    def register_field(self, adata: AnnData) -> dict:
+        """Check every count, and record the genes, the median library size and the share of each gene."""
+        self.validate_field(adata)
+        counts = self.get_field_data(adata)
+        where = "X" if self.attr_key is None else f"layers[{self.attr_key!r}]"
+        library_sizes, gene_totals = checked_totals(counts, where)
+        empty = np.flatnonzero(library_sizes == 0)
+        if len(empty):
+            raise ValueError(
+                f"{len(empty)} of {adata.n_obs} spots have no counts in {where}, for example "
+                f"{adata.obs_names[empty[0]]!r}. Remove them with `scanpy.pp.filter_cells(adata, min_counts=1)`."
+            )
+        profile = (gene_totals / gene_totals.sum()).astype(np.float32)
+        state = self.state(gene_names(adata, self._gene_symbols), adata.n_obs, float(np.median(library_sizes)), profile)
+        return state | {self.WHOLE_KEY: looks_like_counts(counts)}
+
+    def transfer_field(self, state_registry: dict, adata_target: AnnData, **kwargs: Any) -> dict:
+        """Check another AnnData against the model's genes; the model's genes and constants stay."""
+        genes = pd.Index(state_registry[self.COLUMN_NAMES_KEY])
+        n_known = int((match_genes(genes, gene_names(adata_target, self._gene_symbols)) >= 0).sum())
+        if n_known < len(genes):
+            logger.info(f"{n_known} of the model's {len(genes)} genes ({n_known / len(genes):.1%}) are in the section.")
+        own = self.register_field(adata_target)
+        return {**state_registry, self.N_OBS_KEY: own[self.N_OBS_KEY], self.WHOLE_KEY: own[self.WHOLE_KEY]}
+
+
+class _PlainField(BaseAnnDataField):
+    """A field that is checked in the same way for the first AnnData and for later ones."""
+
+    attr_key: str | None = None
+    is_empty = False
+
+    def __init__(self, keys: SetupKeys, attr_key: str | None) -> None:
+        super().__init__()
+        self.keys, self.attr_key, self.is_empty = keys, attr_key, attr_key is None
+
+    def register_field(self, adata: AnnData) -> dict:
+        """Check the field; it stays where it is, so AnnData subsets and reorders it."""
+        return super().register_field(adata)
+
+    def transfer_field(self, state_registry: dict, adata_target: AnnData, **kwargs: Any) -> dict:
+        """Check the field of another AnnData."""
+        return self.register_field(adata_target)
+
+    def get_summary_stats(self, state_registry: dict) -> dict:
+        """Count nothing."""
+        return {}
+
+    def view_state_registry(self, state_registry: dict) -> None:
+        """Show no table."""
+
+
+class SectionField(_PlainField):
+    """The obs column that distinguishes sections. The network never sees it, so a new section is never unknown."""
+
+    registry_key, attr_name = "section", "obs"
+
+    def validate_field(self, adata: AnnData) -> None:
+        """Check that the column exists and is complete."""
+        self.keys.sections(adata)
+
+    def register_field(self, adata: AnnData) -> dict:
+        """Record the sections; those of another AnnData may be new."""
+        return {"sections": np.unique(self.keys.sections(adata))}
+
+    def get_summary_stats(self, state_registry: dict) -> dict:
+        """Count the sections."""
+        return {"n_sections": len(state_registry.get("sections", ["all"]))}
+
+
+class GraphField(_PlainField):
+    """The neighbour graph in obsp, built with squidpy where it is missing."""
+
+    registry_key, attr_name = "graph", "obsp"
+
+    def validate_field(self, adata: AnnData) -> None:
+        """Build the graph if there is none, then check it."""
+        if self.attr_key not in adata.obsp:
+            logger.info(f"Built the neighbour graph obsp[{self.attr_key!r}]: {self.keys.build_graph(adata)}.")
+        if n_isolated := int((np.diff(self.keys.graph(adata).indptr) == 0).sum()):
+            logger.info(
+                f"{n_isolated} of {adata.n_obs} spots have no neighbours; each is kept as its own neighbourhood."
+            )

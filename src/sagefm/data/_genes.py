@@ -1,9 +1,7 @@
-"""The gene vocabulary: names are checked, matched and covered, never guessed by position."""
-
-from __future__ import annotations
+"""Gene names: checked and matched between model and section, never guessed by position."""
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from difflib import get_close_matches
 
 import numpy as np
@@ -13,88 +11,82 @@ from anndata import AnnData
 from sagefm._errors import MissingKeyError
 
 MIN_COVERAGE = 0.1
-_VERSION = r"(?<=\d)\.\d+$"  # ENSG00000141510.18
+# How names of the section may differ from the model's, and what removes the difference.
+_DIFFERENCES = {
+    "letter case, as mouse and human symbols do; map them to orthologues of the model's species first": str.upper,
+    "the version after the dot; remove it from both with `adata.var_names = adata.var_names.str.split('.').str[0]`": (
+        lambda name: re.sub(r"(?<=\d)\.\d+$", "", name)  # ENSG00000141510.18
+    ),
+}
 
 
 def gene_names(adata: AnnData, gene_symbols: str | None) -> pd.Index:
     """Return the names that identify the genes: `var_names`, or the var column `gene_symbols`."""
-    if gene_symbols is None:
-        names = pd.Index(adata.var_names.astype(str))
-    elif gene_symbols in adata.var:
-        names = pd.Index(adata.var[gene_symbols].astype(str))
-    else:
-        raise MissingKeyError(
-            f"gene_symbols={gene_symbols!r} is not a column of var; it has {list(adata.var.columns)}."
-        )
+    names = possibly_duplicated_names(adata, gene_symbols)
     where = "var_names" if gene_symbols is None else f"var[{gene_symbols!r}]"
     refuse_duplicates(names, f"gene names in {where}", "adata.var_names_make_unique()")
     return names
 
 
+def possibly_duplicated_names(adata: AnnData, gene_symbols: str | None) -> pd.Index:
+    """Return the names of the genes, which may appear more than once."""
+    if gene_symbols is not None and gene_symbols not in adata.var:
+        raise MissingKeyError(f"gene_symbols={gene_symbols!r} is not a column of var; found {list(adata.var)}.")
+    return pd.Index((adata.var_names if gene_symbols is None else adata.var[gene_symbols]).astype(str))
+
+
 def refuse_duplicates(names: pd.Index, what: str, remedy: str) -> None:
-    """Raise if a name stands twice."""
-    doubles = names[names.duplicated()].unique()
-    if len(doubles):
-        raise ValueError(f"{len(doubles)} {what} stand more than once, for example {doubles[0]!r}. Try `{remedy}`.")
+    """Raise if a name appears more than once."""
+    duplicates = names[names.duplicated()].unique()
+    if n := len(duplicates):
+        raise ValueError(f"Some {what} appear more than once ({n}, for example {duplicates[0]!r}). Use `{remedy}`.")
 
 
 def match_genes(model_genes: pd.Index, section_genes: pd.Index) -> np.ndarray:
-    """Return, for every gene of the model, its column in the section, or -1 where the section's panel lacks it."""
+    """Return the column in the section of every gene of the model, or -1 for a gene missing from the panel."""
     columns = section_genes.get_indexer(model_genes)
     coverage = float((columns >= 0).mean())
     if coverage < MIN_COVERAGE:
         raise ValueError(
-            f"The section has {int((columns >= 0).sum())} of the {len(model_genes)} genes that the model knows "
-            f"({coverage:.1%}); at least {MIN_COVERAGE:.0%} are needed. The model's genes look like "
-            f"{list(model_genes[:3])}, the section's like {list(section_genes[:3])}."
-            + _hint(model_genes, section_genes)
+            f"The section has {int((columns >= 0).sum())} of the model's {len(model_genes)} genes ({coverage:.1%}); at "
+            f"least {MIN_COVERAGE:.0%} are needed. The model's genes look like {list(model_genes[:3])}, the section's "
+            f"like {list(section_genes[:3])}. {_hint(model_genes, section_genes)}"
         )
     return columns
 
 
 def _hint(model_genes: pd.Index, section_genes: pd.Index) -> str:
-    if _agree_by(str.upper, model_genes, section_genes):
-        return (
-            " Many names agree but for upper and lower case, as mouse symbols do with human ones; map them to the "
-            "orthologues of the model's species first."
-        )
-    if _agree_by(lambda name: re.sub(_VERSION, "", name), model_genes, section_genes):
-        return (
-            " Many names agree but for the version after the dot; take it off both with "
-            "`adata.var_names = adata.var_names.str.split('.').str[0]`."
-        )
-    if section_genes.isin(model_genes).sum() > len(section_genes) / 2:
-        return " The names agree, but the panel is small: train a model on the section itself, `SAGEFM(adata)`."
-    return " If the names stand in a column of var, pass it as `gene_symbols`."
-
-
-def _agree_by(change: Callable[[str], str], model_genes: pd.Index, section_genes: pd.Index) -> bool:
-    """Tell whether a quarter of the section's names become names of the model by a change of both."""
-    become = section_genes.map(change).isin(model_genes.map(change)) & ~section_genes.isin(model_genes)
-    return bool(become.sum() >= max(len(section_genes) / 4, 1))
+    known = section_genes.isin(model_genes)
+    for difference, remove in _DIFFERENCES.items():
+        n_more = int((section_genes.map(remove).isin(model_genes.map(remove)) & ~known).sum())
+        if n_more >= max(len(section_genes) / 4, 1):
+            return f"Many names match except for {difference}."
+    if known.sum() > len(section_genes) / 2:
+        return "The names match, but the panel is small: train a model on the section itself, `SAGEFM(adata)`."
+    return "If a column of var holds the gene names, pass it as `gene_symbols`."
 
 
 def positions_of(genes: Iterable[str], vocabulary: pd.Index) -> np.ndarray:
-    """Return the positions of `genes` in `vocabulary`; an unknown gene is an error that offers close names."""
+    """Return the positions of `genes` in `vocabulary`; the error for an unknown gene suggests close names."""
     genes = pd.Index([genes] if isinstance(genes, str) else list(map(str, genes)))
     if not len(genes):
-        raise ValueError("`genes` is empty; name at least one gene.")
-    refuse_duplicates(genes, "of the asked genes", "list(dict.fromkeys(genes))")
+        raise ValueError("`genes` is empty; pass at least one gene.")
+    refuse_duplicates(genes, "of the requested genes", "list(dict.fromkeys(genes))")
     positions = vocabulary.get_indexer(genes)
     unknown = genes[positions < 0]
-    if len(unknown):
+    if n := len(unknown):
         raise MissingKeyError(
-            f"The model does not know {len(unknown)} of the {len(genes)} asked genes: "
-            f"{_with_offers(unknown[:5], vocabulary)}."
+            f"{n} of {len(genes)} requested genes {'is' if n == 1 else 'are'} not in the model: "
+            f"{_with_close_names(unknown[:5], vocabulary)}."
         )
     return positions
 
 
-def _with_offers(unknown: pd.Index, vocabulary: pd.Index) -> str:
+def _with_close_names(unknown: pd.Index, vocabulary: pd.Index) -> str:
     by_upper_case = pd.Series(vocabulary, index=vocabulary.str.upper())
-    offers = []
+    described = []
     for gene in unknown:
         close = get_close_matches(gene.upper(), by_upper_case.index, n=3)
         names = ", ".join(dict.fromkeys(by_upper_case.loc[close]))
-        offers.append(f"{gene!r} (did you mean {names}?)" if close else f"{gene!r}")
-    return "; ".join(offers)
+        described.append(f"{gene!r} (did you mean {names}?)" if close else f"{gene!r}")
+    return "; ".join(described)

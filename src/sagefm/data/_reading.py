@@ -1,10 +1,8 @@
-"""Reading one section from disk: counts, names, places and graph, and nothing else that the file may hold."""
-
-from __future__ import annotations
+"""Reading one section from disk: counts, names, coordinates and graph, and nothing else that the file may hold."""
 
 import zlib
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +18,7 @@ from anndata.utils import make_index_unique
 from sagefm._errors import MissingKeyError, UnreadableError
 from sagefm.data._counts import in_memory
 from sagefm.data._fields import SetupKeys
-from sagefm.data._genes import gene_names
-from sagefm.data._graph import build_graph, check_graph
+from sagefm.data._genes import possibly_duplicated_names
 
 SPACE_RANGER_COUNTS = "filtered_feature_bc_matrix.h5"
 # What the libraries raise for a file that is damaged or of another kind.
@@ -58,64 +55,61 @@ def read_whole(path: Path) -> ad.AnnData:
 
 
 def read_section(path: Path, keys: SetupKeys) -> ad.AnnData:
-    """Read a section: counts in `X` as CSR, genes in `var_names`, spots without counts left out.
+    """Read a section: counts in `X` as CSR, genes in `var_names`, without spots that have no counts.
 
-    `.h5ad` and `.zarr` are AnnData; another folder is taken for the output of 10x Space Ranger. Genes that share a
-    name are told apart as `adata.var_names_make_unique()` does.
+    `.h5ad` and `.zarr` are AnnData; another folder is read as the output of 10x Space Ranger. Duplicate gene names are
+    made unique as `adata.var_names_make_unique()` does.
     """
     if not path.exists():
-        raise FileNotFoundError(f"{path} is not there.")
+        raise FileNotFoundError(f"{path} does not exist.")
     if keys.layer and not _is_anndata(path):
-        raise ValueError(f"layer={keys.layer!r}: {path} is no AnnData file and has no layers; leave `layer` out.")
-    adata = _anndata(path, keys) if _is_anndata(path) else read_space_ranger(path)
+        raise ValueError(f"layer={keys.layer!r}: {path} is not an AnnData file and has no layers; leave `layer` out.")
+    adata = _read_anndata(path, keys) if _is_anndata(path) else read_space_ranger(path)
     if not in_memory(adata.X):
-        raise UnreadableError(f"{path} holds no matrix of counts; found {type(adata.X).__name__}.")
+        raise UnreadableError(f"{path} has no count matrix; found {type(adata.X).__name__}.")
     adata.X = sp.csr_matrix(adata.X, dtype=np.float32)
     return adata[np.asarray(adata.X.sum(axis=1)).ravel() != 0].copy()  # NaN stays, to be refused by name
 
 
-def _anndata(path: Path, keys: SetupKeys) -> ad.AnnData:
-    with reading(path), _opened(path) as group:
+def _read_anndata(path: Path, keys: SetupKeys) -> ad.AnnData:
+    is_zarr = path.suffix == ".zarr"
+    with reading(path), nullcontext(zarr.open_group(path, mode="r")) if is_zarr else h5py.File(path, "r") as group:
         counts = _element(group, f"layers/{keys.layer}" if keys.layer else "X")
         obs, var = _element(group, "obs"), _element(group, "var")
-        spatial, graph = f"obsm/{keys.spatial_key}", f"obsp/{keys.neighbors_key}_connectivities"
+        spatial, graph = f"obsm/{keys.spatial_key}", f"obsp/{keys.graph_key}"
         obsm = {keys.spatial_key: ad.io.read_elem(group[spatial])} if spatial in group else {}
-        obsp = {f"{keys.neighbors_key}_connectivities": ad.io.read_elem(group[graph])} if graph in group else {}
+        obsp = {keys.graph_key: ad.io.read_elem(group[graph])} if graph in group else {}
         var.index = make_index_unique(var.index.astype(str))
         adata = ad.AnnData(counts, obs=obs, var=var, obsm=obsm, obsp=obsp)
-    sections_of(adata, keys)  # raises while the other columns can be named
+    keys.sections(adata)  # raises while the other columns can be named
     adata.obs = obs[[keys.sample_key] if keys.sample_key else []]
-    adata.var = pd.DataFrame(index=_unique_names(adata, keys.gene_symbols))
+    adata.var = pd.DataFrame(index=make_index_unique(possibly_duplicated_names(adata, keys.gene_symbols)))
     return adata
 
 
-def sections_of(adata: ad.AnnData, keys: SetupKeys) -> np.ndarray:
-    """Return the section of every spot, (n,), where the file holds several; else one for all."""
-    field = keys.section_field()
-    if not field.is_empty:
-        field.validate_field(adata)
-    return field.sections(adata)
-
-
-def _unique_names(adata: ad.AnnData, gene_symbols: str | None) -> pd.Index:
-    if gene_symbols in adata.var:
-        return make_index_unique(pd.Index(adata.var[gene_symbols].astype(str)))
-    return gene_names(adata, gene_symbols)
+def _element(group: Any, key: str) -> Any:
+    if key not in group:
+        folder = key.rpartition("/")[0]
+        found = list(group[folder]) if folder and folder in group else list(group)
+        raise MissingKeyError(f"The file has no {key!r}; found {found}.")
+    return ad.io.read_elem(group[key])
 
 
 def read_space_ranger(path: Path) -> ad.AnnData:
-    """Read the counts and places that 10x Space Ranger wrote to a folder, without its images."""
+    """Read the counts and coordinates that 10x Space Ranger wrote to a folder, without its images."""
     if not (path / SPACE_RANGER_COUNTS).exists():
-        raise FileNotFoundError(f"{path} is no .h5ad, no .zarr and no Space Ranger folder with {SPACE_RANGER_COUNTS}.")
+        raise FileNotFoundError(
+            f"{path} is not an .h5ad file, a .zarr folder or a Space Ranger folder with {SPACE_RANGER_COUNTS}."
+        )
     with reading(path):
         adata = sc.read_10x_h5(path / SPACE_RANGER_COUNTS)
-        places = _places(path / "spatial")
+        coordinates = _coordinates(path / "spatial")
     adata.var_names_make_unique()
-    adata.obsm["spatial"] = places.reindex(adata.obs_names).to_numpy()
+    adata.obsm["spatial"] = coordinates.reindex(adata.obs_names).to_numpy()
     return adata
 
 
-def _places(folder: Path) -> pd.DataFrame:
+def _coordinates(folder: Path) -> pd.DataFrame:
     """Return column and row of each barcode in the full image; Space Ranger 1 wrote the table without a header."""
     columns = ["barcode", "in_tissue", "array_row", "array_col", "row", "column"]
     new, old = folder / "tissue_positions.csv", folder / "tissue_positions_list.csv"
@@ -123,29 +117,7 @@ def _places(folder: Path) -> pd.DataFrame:
     return table.set_index("barcode")[["column", "row"]]
 
 
-@contextmanager
-def _opened(path: Path) -> Iterator[Any]:
-    if path.suffix == ".zarr":
-        yield zarr.open_group(path, mode="r")
-    else:
-        with closing(h5py.File(path, "r")) as file:
-            yield file
-
-
-def _element(group: Any, key: str) -> Any:
-    if key not in group:
-        folder = key.rpartition("/")[0]
-        there = list(group[folder]) if folder and folder in group else list(group)
-        raise MissingKeyError(f"There is no {key!r} in it; there are {there}.")
-    return ad.io.read_elem(group[key])
-
-
 def graph_of(adata: ad.AnnData, keys: SetupKeys) -> tuple[sp.csr_matrix, str]:
-    """Return the clean neighbour graph of a section, built if it has none, and where it comes from, in a line."""
-    samples = sections_of(adata, keys)
-    key, kind = f"{keys.neighbors_key}_connectivities", "as in the file"
-    if key not in adata.obsp:
-        where = {"spatial_key": keys.spatial_key, "key_added": keys.neighbors_key}
-        line = build_graph(adata, sections=samples, **where)
-        kind = line.split(": ", 1)[1]
-    return check_graph(adata.obsp[key], samples, key), kind
+    """Return the checked neighbour graph of a section, built if it has none, and its origin in one line."""
+    origin = "as in the file" if keys.graph_key in adata.obsp else keys.build_graph(adata)
+    return keys.graph(adata), origin

@@ -1,9 +1,8 @@
-"""The registry in which scvi-tools records what a model was set up with; only this file knows its layout."""
-
-from __future__ import annotations
+"""The registry in which scvi-tools records how a model was set up; only this file knows its layout."""
 
 import copy
-from typing import Any, Literal
+from dataclasses import fields
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -17,51 +16,49 @@ from sagefm.data._normalization import Normalization
 
 def make_registry(
     genes: pd.Index, *, target_depth: float, profile: np.ndarray, keys: SetupKeys, n_obs: int = 0
-) -> dict[str, Any]:
+) -> dict:
     """Return the registry of a model without an AnnData: its genes and the constants of its normalisation."""
-    counts = {
-        CountsField.N_OBS_KEY: n_obs,
-        CountsField.N_VARS_KEY: len(genes),
-        CountsField.COLUMN_NAMES_KEY: genes.to_numpy(dtype=object),
-        CountsField.TARGET_DEPTH_KEY: target_depth,
-        CountsField.PROFILE_KEY: profile,
-    }
-    fields, states = keys.registered_fields(), {REGISTRY_KEYS.X_KEY: counts}
+    states = {REGISTRY_KEYS.X_KEY: CountsField.state(genes, n_obs, target_depth, profile)}
     setup = {"model_name": "SAGEFM", "setup_method_name": "setup_anndata", "setup_args": vars(keys)}
-    manager = AnnDataManager(fields, setup)
-    for field in fields:
+    manager = AnnDataManager(keys.registered_fields(), setup)
+    for field in manager.fields:
+        state = states.get(field.registry_key, {})
         manager.registry["field_registries"][field.registry_key] = {
             "data_registry": field.get_data_registry(),
-            "state_registry": states.get(field.registry_key, {}),
-            "summary_stats": field.get_summary_stats(states.get(field.registry_key, {})),
+            "state_registry": state,
+            "summary_stats": field.get_summary_stats(state),
         }
     return manager.registry
 
 
-def genes_of(registry: dict[str, Any]) -> pd.Index:
+def genes_of(registry: dict) -> pd.Index:
     """Return the names of the registered genes."""
-    return pd.Index(_counts_state(registry)[CountsField.COLUMN_NAMES_KEY])
+    return pd.Index(counts_state(registry)[CountsField.COLUMN_NAMES_KEY])
 
 
-def normalization_of(
-    registry: dict[str, Any], method: Literal["size", "none"], *, scale_genes: bool = False
-) -> Normalization:
+def keys_of(registry: dict) -> SetupKeys:
+    """Return the keys of the setup."""
+    arguments = registry["setup_args"]
+    return SetupKeys(**{field.name: arguments[field.name] for field in fields(SetupKeys)})
+
+
+def normalization_of(registry: dict, method: Literal["size", "none"], *, scale_genes: bool = False) -> Normalization:
     """Return the normalisation whose constants were recorded when the counts were registered."""
-    state = _counts_state(registry)
+    state = counts_state(registry)
     depth, profile = state[CountsField.TARGET_DEPTH_KEY], state[CountsField.PROFILE_KEY]
     return Normalization(method, depth, profile, scale_genes=scale_genes)
 
 
-def registry_with_genes(registry: dict[str, Any], genes: pd.Index, section_genes: pd.Index) -> dict[str, Any]:
-    """Return the registry of a section with other `genes`; one that the section lacks has no share in the counts."""
-    registry = copy.deepcopy(registry)
-    state, columns = _counts_state(registry), match_genes(genes, section_genes)
+def registry_with_genes(registry: dict, genes: pd.Index) -> dict:
+    """Return the registry of a section with other `genes`; those missing from the section have no share in counts."""
+    columns, registry = match_genes(genes, genes_of(registry)), copy.deepcopy(registry)
+    state = counts_state(registry)
     profile = np.where(columns >= 0, state[CountsField.PROFILE_KEY][columns], 0)
-    state[CountsField.COLUMN_NAMES_KEY] = genes.to_numpy(dtype=object)
-    state[CountsField.N_VARS_KEY] = len(genes)
-    state[CountsField.PROFILE_KEY] = (profile / profile.sum()).astype(np.float32)
+    profile = (profile / profile.sum()).astype(np.float32)
+    state |= CountsField.state(genes, state[CountsField.N_OBS_KEY], state[CountsField.TARGET_DEPTH_KEY], profile)
     return registry
 
 
-def _counts_state(registry: dict[str, Any]) -> dict[str, Any]:
+def counts_state(registry: dict) -> dict:
+    """Return what is recorded of the counts."""
     return registry["field_registries"][REGISTRY_KEYS.X_KEY]["state_registry"]

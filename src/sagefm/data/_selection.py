@@ -1,7 +1,5 @@
 """Requested spots: validate `indices`, `groupby` and columns of `obs`."""
 
-from __future__ import annotations
-
 from collections.abc import Hashable, Sequence
 from typing import Any
 
@@ -19,7 +17,7 @@ def checked_rows(indices: Sequence[int] | np.ndarray | None, n_obs: int) -> np.n
     rows = np.asarray(indices)
     if rows.dtype == bool and rows.shape == (n_obs,):
         if not rows.any():
-            raise ValueError("`indices` is a boolean array without a True: it asks for no spot.")
+            raise ValueError("`indices` is a boolean array without a True; select at least one spot.")
         return np.flatnonzero(rows)
     if rows.ndim != 1 or not np.issubdtype(rows.dtype, np.integer) or len(rows) == 0:
         raise ValueError(
@@ -27,18 +25,18 @@ def checked_rows(indices: Sequence[int] | np.ndarray | None, n_obs: int) -> np.n
             f"{rows.shape}."
         )
     if rows.min() < -n_obs or rows.max() >= n_obs:
-        raise IndexError(f"`indices` reach from {rows.min()} to {rows.max()}, but there are {n_obs} spots.")
+        raise IndexError(f"`indices` range from {rows.min()} to {rows.max()}, but there are {n_obs} spots.")
     return rows % n_obs
 
 
 def group_spots(rows: np.ndarray, adata: AnnData, groupby: str | None) -> tuple[np.ndarray, list[Any], np.ndarray]:
-    """Return the rows that have a group, the names of the groups, and the share of each row in each, (groups, rows)."""
+    """Return the rows that have a group, the names of the groups, and the weights of rows in them, (groups, rows)."""
     if groupby is None:
         return rows, ["all"], np.full((1, len(rows)), 1 / len(rows), dtype=np.float32)
     labels = obs_column(adata, groupby, "groupby").iloc[rows].astype("category").cat.remove_unused_categories()
     rows, codes = rows[labels.notna()], labels.cat.codes[labels.notna()].to_numpy()
     if not len(rows):
-        raise ValueError(f"obs[{groupby!r}] is missing for all of the asked spots.")
+        raise ValueError(f"obs[{groupby!r}] is missing for all of the requested spots.")
     member = codes == np.arange(len(labels.cat.categories))[:, None]
     return rows, list(labels.cat.categories), shares(member)
 
@@ -46,10 +44,10 @@ def group_spots(rows: np.ndarray, adata: AnnData, groupby: str | None) -> tuple[
 def obs_column(adata: AnnData, key: Hashable, argument: str) -> pd.Series:
     """Return the column of `obs` that an argument names."""
     if key not in adata.obs:
-        raise MissingKeyError(f"{argument}={key!r} is not a column of obs; there are {list(adata.obs)}.")
+        raise MissingKeyError(f"{argument}={key!r} is not a column of obs; found {list(adata.obs)}.")
     return adata.obs[key]
 
 
 def shares(member: np.ndarray) -> np.ndarray:
-    """Return the share of each row in its group, from who is a member, both (groups, rows)."""
+    """Return the weights that average over the members of each group, from boolean `member`, both (groups, rows)."""
     return (member / member.sum(axis=1, keepdims=True)).astype(np.float32)

@@ -1,6 +1,4 @@
-"""Which spots are held out for validation: whole sections of several, compact blocks of tissue elsewhere."""
-
-from __future__ import annotations
+"""Split spots for validation: hold out whole sections if there are several, else compact blocks of tissue."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -16,9 +14,8 @@ from sagefm.data._graph import compact_blocks, spots_adjacent_to
 from sagefm.data._normalization import Normalization
 from sagefm.data._spots import Spots
 
-# Fewer sections than this are too few to give one away.
-SEVERAL_SECTIONS = 3
-MAX_BLOCKS, MIN_BLOCK = 3, 50  # small blocks would take most of a small section with them
+SEVERAL_SECTIONS = 3  # with fewer, none is held out as a whole
+MAX_BLOCKS, MIN_BLOCK = 3, 50  # the spots around many small blocks would be most of a small section
 
 
 class SectionSplitter(DataSplitter):
@@ -27,7 +24,7 @@ class SectionSplitter(DataSplitter):
     With three sections or more, whole sections are held out. With one or two, up to three compact blocks of each are,
     and the spots that have a held-out spot among their neighbours are left out of training as well: no count of a
     validation spot is ever an input or a target of a training step. The left-out spots belong to no set. Only the
-    section's mean and scale of each gene, in which the network reads it, are those of all its spots.
+    section's mean and scale of each gene, by which the input is standardised, are estimated from all its spots.
 
     Parameters
     ----------
@@ -36,9 +33,9 @@ class SectionSplitter(DataSplitter):
     train_size
         Share of the spots to train on, about; 0.9 by default.
     validation_size
-        Share of the spots to validate on, about; by default all that are not for training. What is left is for testing.
+        Share of the spots to validate on, about; by default all that are not for training. The rest is for testing.
     external_indexing
-        Positions of training, validation and test spots, instead of a split of ours.
+        Positions of training, validation and test spots, in place of this split.
     **kwargs
         Passed on to :class:`scvi.dataloaders.DataSplitter`.
     """
@@ -51,54 +48,42 @@ class SectionSplitter(DataSplitter):
         external_indexing: list[np.ndarray] | None = None,
         **kwargs: Any,
     ) -> None:
-        self._spots: Spots | None = spots
-        self.n_spots = spots.n_obs
         test = None
         if external_indexing is None:
             external_indexing, test = _split(spots, _checked_shares(train_size, validation_size))
         super().__init__(NeighborhoodDataset(spots), external_indexing=external_indexing, **kwargs)
+        self.n_spots, self.n_validation = spots.n_obs, self.n_val
         if test is not None:
             # scvi-tools requires every spot in some set, but spots with a held-out neighbour must be in none.
             self.external_indexing[2] = test
 
-    @property
-    def n_validation(self) -> int:
-        """Number of spots to validate on."""
-        return len(self.external_indexing[1])
-
     def connect(self, normalization: Normalization, genes: pd.Index) -> None:
-        """Do nothing: the spots have the model's normalisation and genes."""
+        """Do nothing: the spots already have the model's normalisation and genes."""
 
     def gene_moments(self) -> tuple[np.ndarray, np.ndarray]:
         """Return mean and standard deviation of every gene over the training spots, each (genes,)."""
-        return self._open.gene_moments(self.external_indexing[0])
+        return self.adata_manager.adata.gene_moments(self.external_indexing[0])
 
     def sample(self, n_spots: int) -> torch.Tensor:
         """Return the network's input for at most `n_spots` random training spots, (spots, genes)."""
-        rows = np.random.default_rng(settings.seed).permutation(self.external_indexing[0])[:n_spots]
-        return self._open.inputs(rows, self._open.units.of(rows))
+        spots, rng = self.adata_manager.adata, np.random.default_rng(settings.seed)
+        rows = rng.permutation(self.external_indexing[0])[:n_spots]
+        return spots.inputs(rows, spots.units.of(rows))
 
     def teardown(self, stage: str | None = None) -> None:
-        """Let go of the counts: the model keeps its trainer, and the trainer its data."""
-        self._spots = None
+        """Release the counts: the model keeps its trainer, and the trainer its data."""
         self.adata_manager.close()
-
-    @property
-    def _open(self) -> Spots:
-        if self._spots is None:
-            raise RuntimeError("The splitter has been used; make a new one.")
-        return self._spots
 
 
 def _split(spots: Spots, shares: tuple[float, float]) -> tuple[list[np.ndarray], np.ndarray]:
-    """Return positions for training, for validation and of the rest; and which of the rest are for testing."""
+    """Return the positions for training, for validation and of the rest, and those of the rest that are for testing."""
     validation, test = held_out_spots(spots, shares, np.random.default_rng(settings.seed))
     held_out = np.concatenate([validation, test])
     training = np.setdiff1d(np.arange(spots.n_obs), np.union1d(held_out, spots_adjacent_to(spots.graph, held_out)))
     if len(training) == 0:
         raise ValueError(
-            f"Of {spots.n_obs} spots none is left to train on: all are held out or have a held-out spot among "
-            "their neighbours. Train on every spot, without validation, with `train_size=1`."
+            f"None of the {spots.n_obs} spots is left to train on: all are held out or have a held-out spot among "
+            "their neighbours. To train on every spot, without validation, pass `train_size=1`."
         )
     return [training, validation, np.setdiff1d(np.arange(spots.n_obs), np.union1d(training, validation))], test
 
@@ -118,33 +103,28 @@ def _checked_shares(train_size: float | None, validation_size: float | None) -> 
 
 def held_out_spots(spots: Spots, shares: Sequence[float], rng: np.random.Generator) -> list[np.ndarray]:
     """Return disjoint sets of positions, each of about its share of the spots."""
-    names = np.unique(spots.sections)
+    names, sizes = np.unique(spots.sections, return_counts=True)
     if len(names) >= SEVERAL_SECTIONS:
-        return _whole_sections(spots.sections, shares, rng)
+        groups = whole_groups(names, sizes, shares, rng)
+        return [np.flatnonzero(np.isin(spots.sections, held_out)) for held_out in groups]
     blocks = [_blocks_of(spots, np.flatnonzero(spots.sections == name), shares, rng) for name in names]
     return [np.sort(np.concatenate(parts)) for parts in zip(*blocks, strict=True)]
-
-
-def _whole_sections(sections: np.ndarray, shares: Sequence[float], rng: np.random.Generator) -> list[np.ndarray]:
-    """For each share return the spots of sections that hold enough of them."""
-    names, sizes = np.unique(sections, return_counts=True)
-    return [np.flatnonzero(np.isin(sections, held_out)) for held_out in whole_groups(names, sizes, shares, rng)]
 
 
 def whole_groups(
     groups: np.ndarray, sizes: np.ndarray, shares: Sequence[float], rng: np.random.Generator
 ) -> list[np.ndarray]:
-    """For each share take groups, in random order, until they hold enough spots; leave at least one.
+    """For each share, hold out groups in random order until they have enough spots; keep at least one group.
 
-    `groups` may name a group several times, each time with the spots in `sizes` that it brings.
+    A group may appear several times in `groups`; its number of spots is the sum of its `sizes`.
     """
     names, group_of = np.unique(groups, return_inverse=True)
     n_spots = np.bincount(group_of, weights=sizes)
     order = rng.permutation(len(names))
     start, held_out = 0, []
     for share in shares:
-        n_wanted = round(share * float(n_spots.sum()))
-        n_groups = int(np.searchsorted(np.cumsum(n_spots[order[start:]]), n_wanted)) + 1 if n_wanted else 0
+        n_needed = round(share * float(n_spots.sum()))
+        n_groups = int(np.searchsorted(np.cumsum(n_spots[order[start:]]), n_needed)) + 1 if n_needed else 0
         stop = min(start + n_groups, len(names) - 1)
         held_out.append(names[order[start:stop]])
         start = stop
@@ -152,13 +132,12 @@ def whole_groups(
 
 
 def _blocks_of(spots: Spots, rows: np.ndarray, shares: Sequence[float], rng: np.random.Generator) -> list[np.ndarray]:
-    """Take compact blocks of one section, whose positions are `rows`, for each share."""
+    """For each share, hold out compact blocks of one section, whose spots are `rows`."""
     held_out, free = [], rows
     for share in shares:
-        graph = spots.graph[free][:, free]
         n_spots = round(share * len(rows))
         n_blocks = min(max(n_spots // MIN_BLOCK, 1), MAX_BLOCKS)
-        block = free[compact_blocks(graph, n_spots, n_blocks=n_blocks, rng=rng)]
+        block = free[compact_blocks(spots.graph[free][:, free], n_spots, n_blocks=n_blocks, rng=rng)]
         held_out.append(block)
         free = np.setdiff1d(free, block)
     return held_out

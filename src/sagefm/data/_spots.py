@@ -1,8 +1,6 @@
-"""The spots of one AnnData or file: counts, their log scale and neighbourhood means, genes in the model's order."""
+"""The spots of one AnnData or file: counts, log-normalised expression and neighbourhood means, by model gene."""
 
-from __future__ import annotations
-
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -15,17 +13,18 @@ from scvi import REGISTRY_KEYS
 from scvi.data import AnnDataManager
 from sklearn.utils.sparsefuncs import sparse_matmul_to_dense
 
-from sagefm.data._counts import CHUNK, BackedCounts, in_memory, in_model_order, looks_like_counts, sum_duplicates
-from sagefm.data._fields import GRAPH_KEY, SECTION_KEY, CountsField
+from sagefm.data._counts import CHUNK, counts_of_genes, in_memory, looks_like_counts
+from sagefm.data._fields import CountsField, SetupKeys
 from sagefm.data._genes import gene_names, match_genes
 from sagefm.data._graph import neighbor_mean_operator
-from sagefm.data._mudata import adata_and_fields
+from sagefm.data._mudata import registered_adata
 from sagefm.data._normalization import Normalization
+from sagefm.data._registry import counts_state, genes_of, keys_of
 from sagefm.data._units import GeneMoments, SectionUnits, Units, section_units
 
 
 class Mask(Protocol):
-    """Which entries are masked: True, boolean (rows, genes of the model), for `rows`; an array is one, too."""
+    """Anything that returns which entries are masked (True), boolean (rows, genes of the model), such as an array."""
 
     def __getitem__(self, rows: np.ndarray, /) -> np.ndarray: ...
 
@@ -36,9 +35,9 @@ class Spots:
     Parameters
     ----------
     counts
-        (spots, genes of the model): CSR in memory, or :class:`BackedCounts`.
+        (spots, genes of the section): a matrix in memory or backed by a file.
     graph
-        Clean neighbour graph, (spots, spots).
+        Checked neighbour graph, (spots, spots).
     sections
         Section of each spot, (spots,).
     genes
@@ -46,14 +45,21 @@ class Spots:
     normalization
         The model's normalisation.
     columns
-        Column of each gene in the section, or -1 where its panel lacks it, (genes,).
+        Column of each gene in the section, or -1 for a gene missing from its panel, (genes,).
     masked
-        Genes to mask in every spot, boolean (genes,): their counts are neither input nor part of any library size.
+        Genes to mask in every spot, boolean (genes,): their counts enter neither the input nor any library size.
+
+    Attributes
+    ----------
+    known, masked
+        Genes in the panel, and genes that are masked in every spot, those missing from the panel included, (genes,).
+    n_obs, n_neighbors
+        Number of spots, and of the neighbours of each spot, (spots, 1).
     """
 
     def __init__(
         self,
-        counts: sp.csr_matrix | BackedCounts,
+        counts: Any,
         graph: sp.csr_matrix,
         sections: np.ndarray,
         genes: pd.Index,
@@ -62,24 +68,17 @@ class Spots:
         columns: np.ndarray,
         masked: np.ndarray | None = None,
     ) -> None:
-        self._counts, self.graph, self.sections = counts, graph, sections
-        self.genes, self.normalization, self.columns = genes, normalization, columns
+        self._counts, self.columns = counts_of_genes(counts, columns), columns
+        self.graph, self.genes, self.normalization = graph, genes, normalization
+        self.sections, self._section_numbers = sections, np.unique(sections, return_inverse=True)[1]
         self.known = columns >= 0
         self.masked = ~self.known if masked is None else ~self.known | masked
-
-    @property
-    def n_obs(self) -> int:
-        """Number of spots."""
-        return self.graph.shape[0]
-
-    @cached_property
-    def n_neighbors(self) -> np.ndarray:
-        """Number of neighbours of every spot, (n, 1)."""
-        return np.diff(self.graph.indptr).astype(np.float32)[:, None]
+        self.n_obs = graph.shape[0]
+        self.n_neighbors = np.diff(graph.indptr).astype(np.float32)[:, None]
 
     @cached_property
     def mean_operator(self) -> sp.csr_matrix:
-        """Row-stochastic (n, n) matrix that takes the mean over the neighbours."""
+        """Row-stochastic (n, n) matrix that averages over the neighbours."""
         return neighbor_mean_operator(self.graph)
 
     @cached_property
@@ -87,7 +86,7 @@ class Spots:
         return self.normalization.log_sparse(self._counts, self.masked) if sp.issparse(self._counts) else None
 
     def counts(self, rows: np.ndarray) -> sp.csr_matrix:
-        """Return counts, float32 (rows, genes): those of masked genes as well, but zero for genes not in the panel."""
+        """Return counts, float32 (rows, genes), also those of masked genes; zero for genes missing from the panel."""
         return self._counts[rows].astype(np.float32, copy=False)
 
     def log(self, rows: np.ndarray) -> sp.csr_matrix:
@@ -107,7 +106,7 @@ class Spots:
     def neighborhood_means_without(self, rows: np.ndarray, mask: Mask) -> tuple[np.ndarray, np.ndarray]:
         """Return the mean over the neighbours whose entry is not in `mask`, and their number, each (rows, genes).
 
-        The mean over no neighbour is zero.
+        It is zero where no neighbour is left.
         """
         edges = self.graph[rows].astype(np.float32)
         needed = np.unique(edges.indices)
@@ -116,13 +115,9 @@ class Spots:
         return edges @ self._log_without(needed, masked) / np.maximum(n, 1), n
 
     def _log_without(self, rows: np.ndarray, mask: np.ndarray) -> np.ndarray:
-        """Return counts on the log scale, zero where `mask`, boolean (rows, genes), and not part of library sizes."""
+        """Return log-normalised expression without the entries in `mask`, boolean (rows, genes), which are zero."""
         counts = torch.from_numpy(self.counts(rows).toarray())
         return self.normalization.log_dense(counts, torch.from_numpy(mask)).numpy()
-
-    @cached_property
-    def _section_numbers(self) -> np.ndarray:
-        return np.unique(self.sections, return_inverse=True)[1]
 
     @cached_property
     def units(self) -> SectionUnits:
@@ -141,19 +136,25 @@ class Spots:
         return section_units(self.normalization, self._section_numbers, pieces())
 
     def inputs(self, rows: np.ndarray, units: Units) -> torch.Tensor:
-        """Return the network's input for unmasked spots, (rows, genes)."""
+        """Return the network's input for spots without a mask of their own, (rows, genes)."""
         return units.standardize(torch.from_numpy(self.log(rows).toarray()), torch.from_numpy(self.masked))
-
-    def add_to(self, sums: GeneMoments, rows: np.ndarray) -> None:
-        """Add the log values of `rows` to the sums of the first section."""
-        for piece in chunks(rows, CHUNK):
-            sums.add(np.zeros(len(piece), dtype=int), self.log(piece), self.masked)
 
     def gene_moments(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return mean and standard deviation of every gene on the log scale over `rows`, each (genes,)."""
-        sums = GeneMoments(1, len(self.genes))
-        self.add_to(sums, rows)
-        return sums.of_first()
+        return gene_moments([(self, rows)], len(self.genes))
+
+
+def gene_moments(samples: Iterable[tuple[Spots, np.ndarray]], n_genes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return mean and standard deviation of every gene on the log scale, each (genes,), over rows of several spots.
+
+    A gene that is masked in some of them counts only where it is not.
+    """
+    sums = GeneMoments(1, n_genes)
+    for spots, rows in samples:
+        for piece in chunks(rows, CHUNK):
+            sums.add(np.zeros(len(piece), dtype=int), spots.log(piece), spots.masked)
+    mean, variance = sums.mean_and_variance()
+    return mean[0], np.sqrt(variance[0])
 
 
 def chunks(rows: np.ndarray, size: int) -> Iterator[np.ndarray]:
@@ -163,38 +164,30 @@ def chunks(rows: np.ndarray, size: int) -> Iterator[np.ndarray]:
 
 
 def registered_spots(manager: AnnDataManager, normalization: Normalization, masked: np.ndarray | None = None) -> Spots:
-    """Return the spots of the AnnData, or of the modality of a MuData, that is registered with `manager`.
-
-    Counts in memory are put in the model's order once; backed counts are read where they are needed.
-    """
-    adata, modality_fields = adata_and_fields(manager)
-    fields = {field.registry_key: field for field in modality_fields}
-    state, source = manager.get_state_registry(REGISTRY_KEYS.X_KEY), manager.get_from_registry(REGISTRY_KEYS.X_KEY)
-    genes = pd.Index(state[CountsField.COLUMN_NAMES_KEY])
-    sections, graph = fields[SECTION_KEY].sections(adata), fields[GRAPH_KEY].clean_graph(adata)
-    _refuse_normalized(source, state)
-    columns = match_genes(genes, gene_names(adata, manager.registry["setup_args"].get("gene_symbols")))
-    counts = _in_memory(source, columns) if in_memory(source) else BackedCounts(source, columns)
+    """Return the spots of the AnnData, or of the modality of a MuData, that is registered with `manager`."""
+    adata, registry = registered_adata(manager), manager.registry
+    keys, genes = keys_of(registry), genes_of(registry)
+    counts = manager.get_from_registry(REGISTRY_KEYS.X_KEY)
+    _refuse_changed(counts, registry)
+    columns = match_genes(genes, gene_names(adata, keys.gene_symbols))
+    graph, sections = keys.graph(adata), keys.sections(adata)
     return Spots(counts, graph, sections, genes, normalization, columns=columns, masked=masked)
 
 
 def section_spots(
-    section: AnnData, graph: sp.csr_matrix, sections: np.ndarray, genes: pd.Index, normalization: Normalization
+    section: AnnData, graph: sp.csr_matrix, keys: SetupKeys, genes: pd.Index, normalization: Normalization
 ) -> Spots:
-    """Return the spots of a section that was read and checked, counts in `X`, without scvi-tools' registration."""
+    """Return the spots of a section from :func:`read_section`, without scvi-tools' registration."""
     columns = match_genes(genes, section.var_names)
-    return Spots(_in_memory(section.X, columns), graph, sections, genes, normalization, columns=columns)
+    return Spots(section.X, graph, keys.sections(section), genes, normalization, columns=columns)
 
 
-def _in_memory(source: Any, columns: np.ndarray) -> sp.csr_matrix:
-    return in_model_order(sum_duplicates(sp.csr_matrix(source)), columns)
-
-
-def _refuse_normalized(counts: Any, state: Mapping[str, Any]) -> None:
-    """Raise if counts in memory were whole numbers at setup and are no longer: they would be normalised twice."""
-    if in_memory(counts) and state.get(CountsField.WHOLE_KEY, False) and not looks_like_counts(counts):
+def _refuse_changed(counts: Any, registry: dict[str, Any]) -> None:
+    """Raise if counts in memory were whole numbers at setup and no longer are: they would be normalised twice."""
+    was_whole = counts_state(registry).get(CountsField.WHOLE_KEY, False)
+    if was_whole and in_memory(counts) and not looks_like_counts(counts):
         raise ValueError(
-            "The counts have changed since the setup: they were whole numbers and are not any more. Where "
-            "`scanpy.pp.normalize_total` or `log1p` ran on them in place, keep the raw counts in a layer, name it with "
+            "The counts have changed since setup: they were whole numbers and no longer are. If "
+            "`scanpy.pp.normalize_total` or `log1p` changed them in place, keep the raw counts in a layer, pass it as "
             "`layer`, and set up again."
         )

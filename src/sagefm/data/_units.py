@@ -1,10 +1,8 @@
 """Per-section standardisation of genes.
 
-Sections differ in depth, chemistry and patient, and most of that shifts and scales each gene. Standardised, what is
-left is what sections share, and a masked or missing gene is zero, its mean.
+Sections differ in depth, chemistry and patient, which mostly shifts and scales each gene. Standardisation leaves what
+sections have in common, and a masked or missing gene is zero, its mean.
 """
-
-from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -17,8 +15,10 @@ from torch import Tensor
 
 from sagefm.data._normalization import Normalization
 
-# Each section's moments are shrunk towards those of training as if it had this many more spots: small sections need it.
-_PRIOR_SPOTS = 30
+# Each section's moments are shrunk towards those of training as if it had this many more spots, for small sections.
+PRIOR_SPOTS = 30
+
+Genes = np.ndarray | slice  # positions of genes
 
 
 class Units(NamedTuple):
@@ -31,7 +31,7 @@ class Units(NamedTuple):
         """Return log values, (n, genes), standardised and zero where `mask`, boolean (1 or n, genes)."""
         if self.mean is None or self.scale is None:
             return logged.masked_fill(mask, 0)
-        # One pass where mean, scale and mask are one row for all spots.
+        # One pass over `logged` if mean, scale and mask are one row for all spots.
         per_unit = ~mask / self.scale
         return torch.addcmul(-self.mean * per_unit, logged, per_unit, out=out)
 
@@ -41,7 +41,7 @@ class Units(NamedTuple):
             return values
         return values * self.scale + self.mean
 
-    def of_genes(self, genes: Tensor | slice) -> Units:
+    def of_genes(self, genes: Tensor | slice) -> "Units":
         """Return mean and scale of some genes, by position."""
         return Units(*(None if values is None else values[:, genes] for values in self))
 
@@ -60,23 +60,18 @@ class SectionUnits:
     def __init__(self, mean: np.ndarray | None, scale: np.ndarray | None, section: np.ndarray) -> None:
         self.mean, self.scale, self.section = mean, scale, section
 
-    def of(
-        self, rows: np.ndarray, device: torch.device | str = "cpu", genes: np.ndarray | slice = slice(None)
-    ) -> Units:
-        """Return mean and scale of `genes` in some spots; one row for all where they are of one section."""
+    def of(self, rows: np.ndarray, device: torch.device | str = "cpu", genes: Genes = slice(None)) -> Units:
+        """Return mean and scale of `genes` in some spots, or a single row if all are from one section."""
         return self.of_sections(self._sections_of(rows), device, genes)
 
-    def of_sections(
-        self, sections: np.ndarray, device: torch.device | str = "cpu", genes: np.ndarray | slice = slice(None)
-    ) -> Units:
+    def of_sections(self, sections: np.ndarray, device: torch.device | str, genes: Genes = slice(None)) -> Units:
         """Return mean and scale of `genes` in some sections, by number."""
         if self.mean is None or self.scale is None:
             return Units()
-        index = sections[:, None] if isinstance(genes, np.ndarray) else sections
-        return Units(*(torch.from_numpy(values[index, genes]).to(device) for values in (self.mean, self.scale)))
+        return Units(*(torch.from_numpy(values[:, genes][sections]).to(device) for values in (self.mean, self.scale)))
 
     def scale_sparse(self, rows: np.ndarray, logged: sp.csr_matrix) -> sp.csr_matrix:
-        """Return log values of `rows`, (rows, genes), divided by the genes' scales; means are not subtracted."""
+        """Return log values of `rows`, (rows, genes), divided by the scales of genes; means are not subtracted."""
         if self.scale is None:
             return logged
         sections = self._sections_of(rows)
@@ -87,7 +82,7 @@ class SectionUnits:
         return sp.csr_matrix((logged.data / scale, logged.indices, logged.indptr), logged.shape)
 
     def _sections_of(self, rows: np.ndarray) -> np.ndarray:
-        """Return the section of each spot, (rows,), or of all, (1,), where that is one."""
+        """Return the section of each spot, (rows,), or (1,) if all are from one section."""
         sections = self.section[rows]
         return sections[:1] if len(sections) and (sections == sections[0]).all() else sections
 
@@ -99,7 +94,7 @@ class GeneMoments:
         self.n, self.total, self.squares = np.zeros((3, n_sections, n_genes))
 
     def add(self, section: np.ndarray, logged: sp.csr_matrix | np.ndarray, mask: np.ndarray) -> None:
-        """Add spots, (n, genes), of a `section` each, (n,); zero where `mask`, (genes,) or (n, genes)."""
+        """Add spots, (n, genes), with their `section`, (n,); they are zero where `mask`, (genes,) or (n, genes)."""
         for number in np.unique(section):
             members = section == number
             mean, variance = _moments(logged if members.all() else logged[members])
@@ -113,11 +108,6 @@ class GeneMoments:
         n = np.maximum(self.n, 1)
         mean = self.total / n
         return mean, np.maximum(self.squares / n - mean**2, 0)
-
-    def of_first(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return mean and standard deviation of every gene in the first section, each (genes,)."""
-        mean, variance = self.mean_and_variance()
-        return mean[0], np.sqrt(variance[0])
 
 
 def _moments(logged: sp.csr_matrix | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -133,9 +123,9 @@ def section_units(
     section: np.ndarray,
     pieces: Iterable[tuple[np.ndarray, sp.csr_matrix | np.ndarray, np.ndarray]],
 ) -> SectionUnits:
-    """Estimate each section's mean and scale from `pieces` of rows, their log values and their mask.
+    """Estimate each section's mean and scale from `pieces`: rows, their log values and their mask.
 
-    A gene that is masked in every spot of a section gets the moments that it had in training.
+    A gene that is masked in every spot of a section gets its moments from training.
     """
     if not normalization.scale_genes:
         return SectionUnits(None, None, section)
@@ -144,8 +134,8 @@ def section_units(
     for rows, logged, mask in pieces:
         sums.add(section[rows], logged, mask)
     _, variance = sums.mean_and_variance()
-    weight = sums.n + _PRIOR_SPOTS
-    mean = (sums.total + _PRIOR_SPOTS * prior_mean) / weight
-    variance = (sums.n * variance + _PRIOR_SPOTS * prior_scale**2) / weight
+    weight = sums.n + PRIOR_SPOTS
+    mean = (sums.total + PRIOR_SPOTS * prior_mean) / weight
+    variance = (sums.n * variance + PRIOR_SPOTS * prior_scale**2) / weight
     scale = np.sqrt(variance + normalization.scale_floor**2)
     return SectionUnits(mean.astype(np.float32), scale.astype(np.float32), section)

@@ -1,4 +1,4 @@
-"""Readers of shared files: cut short or with flipped bits, a file is refused by name or loads to the same model."""
+"""Corrupted files: truncated or with flipped bits, a file is rejected by name or loads as the same model."""
 
 import io
 import json
@@ -16,7 +16,7 @@ import sagefm
 from sagefm.weights import CARD, WEIGHTS, read_gene_names
 
 N_FLIPS, N_CUTS = 80, 25
-REFUSALS = (ValueError, OSError)
+REJECTIONS = (ValueError, OSError)
 
 
 @pytest.fixture(scope="module")
@@ -40,21 +40,21 @@ def model(section: ad.AnnData) -> sagefm.SAGEFM:
 
 @pytest.fixture(autouse=True)
 def no_pickle(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Python's own unpicklers, which run what they find, are out of reach."""
+    """Fail if Python's own unpickler, which runs code in a file, is called."""
 
-    def refuse(*args: object, **kwargs: object) -> None:
+    def fail(*args: object, **kwargs: object) -> None:
         pytest.fail("a pickle was run")
 
     for name in ("load", "loads", "Unpickler"):
-        monkeypatch.setattr(pickle, name, refuse)
+        monkeypatch.setattr(pickle, name, fail)
 
 
-def spoilt(content: bytes, seed: int) -> Iterator[bytes]:
-    """The content cut short, with a flipped bit, with a byte more or less, with bytes overwritten."""
+def corrupted(content: bytes, seed: int) -> Iterator[bytes]:
+    """Yield the content truncated, with a flipped bit, with a byte more or less, and with overwritten bytes."""
     rng = np.random.default_rng(seed)
     for size in np.unique(np.concatenate([[0, 1, 7, 8, 9], rng.integers(len(content), size=N_CUTS)])):
         yield content[:size]
-    # Half of the flips near the beginning or the end, where formats keep what they need.
+    # Half of the flips are near the start or the end, where formats keep their headers.
     margin = min(400, len(content))
     near = np.concatenate([rng.integers(margin, size=N_FLIPS // 4), -rng.integers(1, margin, size=N_FLIPS // 4)])
     for place in np.concatenate([near, rng.integers(len(content), size=N_FLIPS // 2)]):
@@ -67,11 +67,11 @@ def spoilt(content: bytes, seed: int) -> Iterator[bytes]:
         yield content[:place] + rng.bytes(16) + content[place + 16 :]
 
 
-def loads_to(model: sagefm.SAGEFM, folder: Path) -> bool:
-    """Whether the folder loads; a model that loads is the same one."""
+def loads_as(model: sagefm.SAGEFM, folder: Path) -> bool:
+    """Whether the folder loads; if it does, the model must be the same."""
     try:
         loaded = sagefm.SAGEFM.from_pretrained(folder)
-    except REFUSALS as error:
+    except REJECTIONS as error:
         assert folder.name in str(error), error
         return False
     assert loaded.genes.equals(model.genes) and loaded.target_depth == model.target_depth
@@ -82,15 +82,15 @@ def loads_to(model: sagefm.SAGEFM, folder: Path) -> bool:
 
 
 @pytest.mark.parametrize("name", [CARD, WEIGHTS])
-def test_a_spoilt_file_of_shared_weights_is_refused_or_does_no_harm(model, tmp_path, name):
+def test_a_corrupted_file_of_shared_weights_is_rejected_or_harmless(model, tmp_path, name):
     model.save_pretrained(tmp_path / "weights")
     content = (tmp_path / "weights" / name).read_bytes()
     outcomes = []
-    for changed in spoilt(content, seed=0):
+    for changed in corrupted(content, seed=0):
         (tmp_path / "weights" / name).write_bytes(changed)
-        outcomes.append(loads_to(model, tmp_path / "weights"))
+        outcomes.append(loads_as(model, tmp_path / "weights"))
     assert len(outcomes) > 130
-    assert sum(outcomes) < len(outcomes) / 4  # what is left: versions, which are told and not used
+    assert sum(outcomes) < len(outcomes) / 4  # those left: versions, which are recorded and not used
 
 
 ENTRIES = [None, True, -1, 0, 1e309, 10**15, "x", [], {}, [[]], {"conv": 3}]
@@ -98,21 +98,21 @@ ENTRIES = [None, True, -1, 0, 1e309, 10**15, "x", [], {}, [[]], {"conv": 3}]
 
 @pytest.mark.parametrize("key", ["format", "architecture", "genes", "target_depth", "sha256"])
 @pytest.mark.parametrize("value", ENTRIES, ids=repr)
-def test_an_odd_entry_of_the_card_is_refused(model, tmp_path, key, value):
+def test_an_invalid_entry_of_the_card_is_rejected(model, tmp_path, key, value):
     model.save_pretrained(tmp_path / "weights")
     path = tmp_path / "weights" / CARD
     path.write_text(json.dumps({**json.loads(path.read_text()), key: value}))
-    assert not loads_to(model, tmp_path / "weights")
+    assert not loads_as(model, tmp_path / "weights")
 
 
 @pytest.mark.parametrize("key", ["n_latent", "n_hidden", "n_layers", "conv", "dropout_rate", "normalization"])
 @pytest.mark.parametrize("value", ENTRIES, ids=repr)
-def test_an_odd_architecture_is_refused(model, tmp_path, key, value):
+def test_an_invalid_architecture_is_rejected(model, tmp_path, key, value):
     model.save_pretrained(tmp_path / "weights")
     path = tmp_path / "weights" / CARD
     card = json.loads(path.read_text())
     path.write_text(json.dumps({**card, "architecture": {**card["architecture"], key: value}}))
-    assert not loads_to(model, tmp_path / "weights")
+    assert not loads_as(model, tmp_path / "weights")
 
 
 @pytest.fixture(scope="module")
@@ -124,35 +124,35 @@ def checkpoint() -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("new", [True, False], ids=["archive", "old format"])
-def test_a_spoilt_checkpoint_is_refused_or_does_no_harm(section, checkpoint, tmp_path, new):
-    """The old format has no checksums: there, a flipped bit among the numbers cannot be told."""
+def test_a_corrupted_checkpoint_is_rejected_or_harmless(section, checkpoint, tmp_path, new):
+    """The old format has no checksums, so a flipped bit among the numbers cannot be detected."""
     file, path = io.BytesIO(), tmp_path / "given.pt"
     torch.save({"model_state_dict": checkpoint}, file, _use_new_zipfile_serialization=new)
-    n_refused = n_loaded = 0
-    for changed in spoilt(file.getvalue(), seed=1):
+    n_rejected = n_loaded = 0
+    for changed in corrupted(file.getvalue(), seed=1):
         path.write_bytes(changed)
         try:
             loaded = sagefm.SAGEFM.from_reference_checkpoint(path, section.var_names, section.copy())
-        except REFUSALS as error:
+        except REJECTIONS as error:
             assert "given.pt" in str(error) or "weights have an odd shape" in str(error), error
-            n_refused += 1
+            n_rejected += 1
         else:
             n_loaded += 1
             state = loaded.module.encoder.state_dict()
             assert all(torch.equal(state[key], value) for key, value in checkpoint.items() if key in state) or not new
-    assert n_refused > n_loaded
+    assert n_rejected > n_loaded
 
 
-def test_a_spoilt_list_of_genes_is_refused_or_does_no_harm(section, tmp_path):
-    """A changed letter makes another name; it is a name nevertheless, or the file is refused."""
+def test_a_corrupted_list_of_genes_is_rejected_or_harmless(section, tmp_path):
+    """A changed letter gives another name; the file holds only names, or is rejected."""
     path = tmp_path / "genes.npy"
     np.save(path, section.var_names.to_numpy().astype(str))
     content = path.read_bytes()
-    n_refused = 0
-    for changed in spoilt(content, seed=2):
+    n_rejected = 0
+    for changed in corrupted(content, seed=2):
         path.write_bytes(changed)
         try:
             assert all(isinstance(name, str) for name in read_gene_names(path))
-        except REFUSALS:
-            n_refused += 1
-    assert n_refused > 20
+        except REJECTIONS:
+            n_rejected += 1
+    assert n_rejected > 20
