@@ -37,7 +37,7 @@ def test_a_section_without_embedded_spots_is_named(spots):
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"sample_key": "patient"}, KeyError, "sample_key='patient' is not a column of obs; there are"),
+        ({"sample_key": "patient"}, KeyError, "sample_key='patient' is not a column of obs; found"),
         ({"use_rep": "X_pca"}, KeyError, "use_rep='X_pca' is not in obsm"),
         ({"statistics": ["median"]}, ValueError, "one or both of 'mean' and 'std'"),
         ({"statistics": []}, ValueError, "one or both of 'mean' and 'std'"),
