@@ -1,4 +1,4 @@
-"""Real sections, as a user has them. Skipped where the folder of sections is absent."""
+"""Real sections, used as in practice. Skipped if the folder of sections does not exist."""
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -51,14 +51,14 @@ def test_five_lines_then_scanpy_and_squidpy(real_section, name):
         ("heart_asp2019__6_CN74_E2_HE", "irregular layout, 14 nearest spots"),
     ],
 )
-def test_layouts_are_recognised(real_section, caplog, name, layout):
+def test_spot_layouts_are_recognised(real_section, caplog, name, layout):
     adata = real_section(name)
     with caplog.at_level("INFO", logger="sagefm"):
         sagefm.SAGEFM.setup_anndata(adata)
     assert layout in caplog.text
 
 
-def test_human_model_refuses_a_mouse_section_and_says_why(real_section):
+def test_a_human_model_refuses_a_mouse_section_and_says_why(real_section):
     human = real_section("her2st_andersson2021__A1")
     sagefm.SAGEFM.setup_anndata(human)
     model = sagefm.SAGEFM(human, n_hidden=8)
@@ -67,16 +67,16 @@ def test_human_model_refuses_a_mouse_section_and_says_why(real_section):
         model.get_latent_representation(real_section("mouse_mob_stahl2016__rep12"))
 
 
-def test_a_reduced_panel_is_embedded_and_completed(real_section):
+def test_a_smaller_panel_is_embedded_and_its_missing_genes_are_predicted(real_section):
     whole = real_section("tnbc_bassiouni2023__120E")
     sagefm.SAGEFM.setup_anndata(whole)
     model = sagefm.SAGEFM(whole, n_hidden=32)
     model.train(max_epochs=2, enable_progress_bar=False)
     panel = real_section("dlpfc_huukimyers2024__Br8325_ant")
-    lacking = [gene for gene in ("ACTB", "GAPDH", "TMSB10", "EEF1A1", "RPLP0") if gene not in panel.var_names]
-    assert lacking
+    missing = [gene for gene in ("ACTB", "GAPDH", "TMSB10", "EEF1A1", "RPLP0") if gene not in panel.var_names]
+    assert missing
     assert np.isfinite(model.get_latent_representation(panel)).all()
-    assert model.impute_masked(panel, genes=lacking).shape == (panel.n_obs, len(lacking))
+    assert model.impute_masked(panel, genes=missing).shape == (panel.n_obs, len(missing))
 
 
 def test_recovery_on_cortex_beats_the_mean_of_the_neighbours(real_section):
@@ -89,7 +89,7 @@ def test_recovery_on_cortex_beats_the_mean_of_the_neighbours(real_section):
     assert totals["top500_r"] > totals["top500_r_neighbors"] + 0.05
 
 
-def test_a_fit_to_a_section_held_out_recovers_more_than_the_network(real_section):
+def test_a_fit_to_a_held_out_section_recovers_more_than_the_network_alone(real_section):
     model = sagefm.SAGEFM.from_pretrained("human-mini", real_section("her2st_andersson2021__F1"))
-    alone, fitted = (model.get_masked_recovery(fit_section=fit).attrs for fit in (False, True))
-    assert fitted["top500_r"] > alone["top500_r"] + 0.01 > alone["top500_r_neighbors"] + 0.05
+    network, fitted = (model.get_masked_recovery(fit_section=fit).attrs for fit in (False, True))
+    assert fitted["top500_r"] > network["top500_r"] + 0.01 > network["top500_r_neighbors"] + 0.05

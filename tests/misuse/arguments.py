@@ -16,7 +16,7 @@ def untrained(w, **kwargs) -> sagefm.SAGEFM:
     return sagefm.SAGEFM(section, **kwargs)
 
 
-def half_named(w) -> None:
+def unassigned_spots(w) -> None:
     section = w.section()
     section.obs["sample"] = pd.Categorical(["A"] * 32 + [None] * 32)
     setup(section, sample_key="sample")
@@ -32,13 +32,13 @@ def mask(w, shape=(64, 60), dtype=bool) -> np.ndarray:
     return (np.random.default_rng(0).random(shape) < 0.1).astype(dtype)
 
 
-def in_frame(w) -> None:
+def reordered_data_frame(w) -> None:
     section = w.section()
     frame = pd.DataFrame(mask(w), index=section.obs_names, columns=section.var_names)
     return w.model.impute_masked(section, mask=frame.iloc[:, ::-1])
 
 
-def framed(w) -> bool:
+def data_frame(w) -> bool:
     section = w.section()
     frame = pd.DataFrame(mask(w), index=section.obs_names, columns=section.var_names)
     return w.model.impute_masked(section, mask=frame).equals(w.model.impute_masked(section, mask=mask(w)))
@@ -65,7 +65,7 @@ def unknown_masked(w) -> bool:
     return recovered["OTHER"].isna().all() and recovered.iloc[:, :-1].notna().all(axis=None)
 
 
-def at_the_end(w) -> bool:
+def counted_from_the_end(w) -> bool:
     section = w.section()
     return np.array_equal(
         w.model.get_latent_representation(section, indices=[-1], key_added=None),
@@ -83,9 +83,9 @@ def train(w, **kwargs) -> None:
 
 ROWS = [
     Row(
-        "a matrix instead of an AnnData at the setup",
+        "a matrix instead of an AnnData at setup",
         lambda w: setup(w.section().X),
-        Raises(TypeError, "`adata` is an AnnData; found csr_matrix"),
+        Raises(TypeError, "`adata` must be an AnnData; found csr_matrix"),
     ),
     Row(
         "an AnnData that was not set up",
@@ -93,47 +93,47 @@ ROWS = [
         Raises(ValueError, "Please set up your AnnData with SAGEFM.setup_anndata first"),
     ),
     Row(
-        "an untrained model asked for results",
+        "results of an untrained model",
         lambda w: untrained(w).get_latent_representation(),
         Raises(RuntimeError, "untrained; its results would be noise.*train"),
     ),
     Row(
-        "a `layer` that is not there",
+        "a `layer` that does not exist",
         lambda w: setup(w.section(), layer="raw"),
-        Raises(KeyError, "layer='raw' is not in layers; there are"),
+        Raises(KeyError, "layer='raw' is not in layers; found"),
     ),
     Row(
-        "a `sample_key` that is not there",
+        "a `sample_key` that does not exist",
         lambda w: setup(w.section(), sample_key="slide"),
-        Raises(KeyError, "sample_key='slide' is not a column of obs; there are"),
+        Raises(KeyError, "sample_key='slide' is not a column of obs; found"),
     ),
     Row(
         "a section that is missing for half of the spots",
-        half_named,
+        unassigned_spots,
         Raises(ValueError, "is missing for 32 spots; every spot needs a section"),
     ),
     Row(
-        "`gene_symbols` that are not there",
+        "a `gene_symbols` column that does not exist",
         lambda w: setup(w.section(), gene_symbols="symbol"),
-        Raises(KeyError, "gene_symbols='symbol' is not a column of var; it has"),
+        Raises(KeyError, "gene_symbols='symbol' is not a column of var; found"),
     ),
     Row(
-        "a `spatial_key` that is not there, no such graph",
+        "a `spatial_key` that does not exist, without a graph",
         lambda w: setup(w.section(), spatial_key="xy", neighbors_key="mine"),
         Raises(KeyError, "obsm has no 'xy'"),
     ),
     Row(
-        "names of spots that stand twice",
+        "duplicated spot names",
         doubled_spots,
-        Raises(ValueError, "spot names in obs_names stand more than once.*obs_names_make_unique"),
+        Raises(ValueError, "spot names in obs_names appear more than once.*obs_names_make_unique"),
     ),
     Row(
-        "something that is no AnnData",
+        "a matrix instead of an AnnData",
         lambda w: w.model.get_latent_representation(w.section().X),
-        Raises(TypeError, "`adata` is an AnnData; found csr_matrix"),
+        Raises(TypeError, "`adata` must be an AnnData; found csr_matrix"),
     ),
     Row(
-        "`conv` unknown",
+        "an unknown `conv`",
         lambda w: untrained(w, conv="gat"),
         Raises(ValueError, "conv='gat' is not known; it is one of 'sage', 'gcn'"),
     ),
@@ -145,7 +145,7 @@ ROWS = [
     Row(
         "`dropout_rate` below 0",
         lambda w: untrained(w, dropout_rate=-0.1),
-        Raises(ValueError, "dropout_rate=-0.1 must lie between"),
+        Raises(ValueError, "dropout_rate=-0.1 must be at least 0 and below 1"),
     ),
     Row(
         "`n_latent` of 0", lambda w: untrained(w, n_latent=0), Raises(ValueError, r"positive widths; found \[256, 0\]")
@@ -167,56 +167,56 @@ ROWS = [
     ),
     Row("an accelerator that does not exist", lambda w: train(w, accelerator="abacus"), Raises(ValueError, "abacus")),
     Row(
-        "`batch_size` of 0 in embedding",
+        "`batch_size` of 0 when embedding",
         lambda w: embed(w, batch_size=0),
         Raises(ValueError, "batch_size=0 must be a whole number, 1 or more"),
     ),
     Row(
-        "`batch_size` below 0 in embedding",
+        "`batch_size` below 0 when embedding",
         lambda w: embed(w, batch_size=-5),
         Raises(ValueError, "batch_size=-5 must be a whole number, 1 or more"),
     ),
     Row(
-        "positions beyond the spots",
+        "indices beyond the last spot",
         lambda w: embed(w, indices=[64]),
-        Raises(IndexError, "`indices` reach from 64 to 64, but there are 64 spots"),
+        Raises(IndexError, "`indices` range from 64 to 64, but there are 64 spots"),
     ),
-    Row("positions from the end", at_the_end, Gives("as NumPy counts them")),
+    Row("negative indices", counted_from_the_end, Gives("positions from the end, as in NumPy")),
     Row(
-        "names of spots for positions",
+        "spot names as indices",
         lambda w: embed(w, indices=["a"]),
         Raises(ValueError, "`indices` must be positions of spots or a boolean array of length 64"),
     ),
     Row(
-        "fractions for positions",
+        "fractions as indices",
         lambda w: embed(w, indices=[0.5]),
         Raises(ValueError, "`indices` must be positions of spots"),
     ),
-    Row("no positions", lambda w: embed(w, indices=[]), Raises(ValueError, "`indices` must be positions of spots")),
+    Row("no indices", lambda w: embed(w, indices=[]), Raises(ValueError, "`indices` must be positions of spots")),
     Row(
-        "a boolean array without a True",
+        "boolean indices that are all False",
         lambda w: embed(w, indices=np.zeros(64, bool)),
         Raises(ValueError, "`indices` is a boolean array without a True"),
     ),
     Row(
-        "a boolean array of another length",
+        "boolean indices of another length",
         lambda w: embed(w, indices=np.ones(63, bool)),
         Raises(ValueError, r"boolean array of length 64; found bool of shape \(63,\)"),
     ),
     Row(
         "neither `genes` nor `mask`",
         lambda w: w.model.impute_masked(),
-        Raises(ValueError, "Give either `genes`, .* or `mask`"),
+        Raises(ValueError, "Pass either `genes`, .* or `mask`, .* not both"),
     ),
     Row(
         "`genes` and `mask`",
         lambda w: w.model.impute_masked(genes=["A"], mask=mask(w)),
-        Raises(ValueError, "Give either `genes`, .* or `mask`"),
+        Raises(ValueError, "Pass either `genes`, .* or `mask`, .* not both"),
     ),
     Row(
         "a mask of another shape",
         lambda w: w.model.impute_masked(w.section(), mask=mask(w, (60, 64))),
-        Raises(ValueError, r"`mask` has shape \(60, 64\); the section has \(64, 60\) \(spots, genes\)"),
+        Raises(ValueError, r"`mask` has shape \(60, 64\); expected \(64, 60\), spots by genes of the section"),
     ),
     Row(
         "a mask of numbers",
@@ -224,29 +224,32 @@ ROWS = [
         Raises(ValueError, "`mask` must be boolean, .*float64"),
     ),
     Row(
-        "a DataFrame with its names in another order as mask",
-        in_frame,
-        Raises(ValueError, "`mask` is a DataFrame whose names are not those of the section, in that order"),
+        "a DataFrame as mask, with names in another order",
+        reordered_data_frame,
+        Raises(
+            ValueError,
+            "`mask` is a DataFrame whose row and column names are not those of the section in the same order",
+        ),
     ),
-    Row("a DataFrame as mask", framed, Gives("the same as the array")),
+    Row("a DataFrame as mask", data_frame, Gives("the same as the array")),
     Row("a sparse mask", sparse_mask, Gives("the same as the array")),
-    Row("a mask that hides everything", everything, Gives("finite predictions")),
-    Row("a mask that hides nothing", nothing, Gives("NaN everywhere")),
+    Row("a mask of all entries", everything, Gives("finite predictions")),
+    Row("a mask of no entries", nothing, Gives("NaN everywhere")),
     Row(
-        "a mask over a gene that the model does not know",
+        "a mask that includes a gene that is not in the model",
         unknown_masked,
         Warns(
-            "64 entries of `mask` belong to genes that the model does not know, for example 'OTHER'",
+            "64 entries of `mask` are of genes that are not in the model, for example 'OTHER'",
             "NaN there, predictions elsewhere",
         ),
     ),
     Row(
-        "`scale` unknown",
+        "an unknown `scale`",
         lambda w: w.model.impute_masked(genes=["A"], scale="log2"),
-        Raises(ValueError, "scale='log2' is not known; it is 'log1p' or 'counts'"),
+        Raises(ValueError, "scale='log2' is not known; it is one of 'log1p', 'counts'"),
     ),
     Row(
-        "`mask_fraction` of 0 in the recovery",
+        "`mask_fraction` of 0 in `get_masked_recovery`",
         lambda w: w.model.get_masked_recovery(mask_fraction=0),
         Raises(ValueError, "mask_fraction=0 must lie between 0 and 1"),
     ),

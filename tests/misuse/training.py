@@ -29,7 +29,7 @@ def train(w, **kwargs) -> sagefm.SAGEFM:
 
 
 class At(Callback):
-    """Do something at the first step of an epoch."""
+    """Run an action at the first step of an epoch."""
 
     def __init__(self, epoch: int, action) -> None:
         self.epoch, self.action = epoch, action
@@ -53,7 +53,7 @@ def spoil(module) -> None:
 
 
 def interrupted(w) -> bool:
-    """Good epochs, a bad one, then Ctrl-C: the weights are those of the good ones."""
+    """Good epochs, a bad one, then Ctrl-C: the model has the weights of a good epoch."""
     stopped = model(w)
     try:
         stopped.train(max_epochs=9, callbacks=[At(4, spoil), At(6, interrupt)], **QUIET)
@@ -67,8 +67,8 @@ def interrupted(w) -> bool:
     stopped.save(w.folder() / "model")
     decoder = stopped.module.decoder.weight.detach()
     lengths = (decoder.T @ decoder).numpy()
-    settled = np.allclose(lengths, lengths[0, 0] * np.eye(len(lengths)), atol=1e-4 * lengths[0, 0])
-    usable = usable and settled and len(stopped.validation_indices) > 0
+    orthogonal = np.allclose(lengths, lengths[0, 0] * np.eye(len(lengths)), atol=1e-4 * lengths[0, 0])
+    usable = usable and orthogonal and len(stopped.validation_indices) > 0
     return bool(usable and kept and math.isfinite(best) and signal_is_back)
 
 
@@ -77,7 +77,7 @@ def interrupted_at_once(w) -> None:
 
 
 def diverged_later(w) -> bool:
-    """A trained model that diverges when trained on keeps the weights that it had."""
+    """A trained model that diverges in further training keeps its weights."""
     trained = train(w)
     before = trained.get_latent_representation(key_added=None)
     for early_stopping in (True, False):
@@ -97,7 +97,7 @@ def same_seed(w) -> bool:
 
 
 def other_threads(w) -> bool:
-    """The order of sums differs between threads, so they agree to float32 rounding that training grows."""
+    """The order of sums depends on the number of threads, and training amplifies float32 rounding differences."""
     n_threads, found = torch.get_num_threads(), []
     try:
         for number in (1, 2):
@@ -116,9 +116,10 @@ def resumed(w) -> bool:
         return False
     except KeyboardInterrupt:
         pass
-    go_on = model(w)
-    go_on.train(max_epochs=6, ckpt_path=path, **QUIET)
-    return go_on.trainer.current_epoch == 6 and bool(np.isfinite(go_on.get_latent_representation(key_added=None)).all())
+    continued = model(w)
+    continued.train(max_epochs=6, ckpt_path=path, **QUIET)
+    latent = continued.get_latent_representation(key_added=None)
+    return continued.trainer.current_epoch == 6 and bool(np.isfinite(latent).all())
 
 
 ROWS = [
@@ -133,7 +134,9 @@ ROWS = [
         Raises(RuntimeError, "Training diverged"),
     ),
     Row(
-        "a trained model that diverges when trained on", diverged_later, Gives("the error, and the weights from before")
+        "a trained model that diverges in further training",
+        diverged_later,
+        Gives("the error, and the previous weights"),
     ),
     Row("Ctrl-C", interrupted, Gives("`KeyboardInterrupt`, and a model with the best weights so far")),
     Row(
@@ -147,16 +150,16 @@ ROWS = [
         Raises(torch.OutOfMemoryError, "too little memory for steps of 64 spots; try `batch_size=32`"),
     ),
     Row(
-        "more validation than is held out",
+        "a `validation_size` above what is held out",
         lambda w: train(w, train_size=0.9, validation_size=0.5),
         Raises(ValueError, r"validation_size=0.5 must lie between 0 and 1 - train_size = 0.1"),
     ),
     Row(
-        "so much held out that every spot is, or is next to it",
+        "so much held out that no spot is left to train on",
         lambda w: train(w, train_size=0.05),
-        Raises(ValueError, "Of 64 spots none is left to train on.*train_size=1"),
+        Raises(ValueError, "None of the 64 spots is left to train on.*train_size=1"),
     ),
-    Row("the same seed twice", same_seed, Gives("the same embedding, bit by bit")),
-    Row("one thread and two", other_threads, Gives("the same embedding within 0.001")),
-    Row("a run that was stopped, resumed", resumed, Gives("the epochs that were left")),
+    Row("the same seed twice", same_seed, Gives("exactly the same embedding")),
+    Row("one thread and two threads", other_threads, Gives("the same embedding within 0.001")),
+    Row("an interrupted run that is resumed", resumed, Gives("the remaining epochs")),
 ]

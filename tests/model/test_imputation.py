@@ -1,4 +1,4 @@
-"""Imputed expression: the three cases, the two scales, and that nothing hidden is ever seen."""
+"""`impute_masked`: masked entries, masked genes, missing genes; both scales; masked counts never leak."""
 
 import anndata as ad
 import numpy as np
@@ -40,15 +40,14 @@ def with_counts(adata: ad.AnnData, counts: np.ndarray) -> ad.AnnData:
     return other
 
 
-def test_mask_gives_values_where_asked_and_nan_elsewhere(model, tissue, mask):
+def test_predictions_are_where_the_mask_is_set_and_nan_elsewhere(model, tissue, mask):
     imputed = model.impute_masked(mask=mask)
     assert imputed.index.equals(tissue.obs_names) and imputed.columns.equals(tissue.var_names)
     np.testing.assert_array_equal(imputed.notna(), mask)
     assert (imputed.to_numpy()[mask] >= 0).all()
 
 
-def test_masked_entries_of_the_centre_are_not_seen(model, tissue):
-    """A spot's own masked counts may change as they like; only its neighbours may notice."""
+def test_masked_counts_of_a_spot_do_not_change_its_own_prediction(model, tissue):
     spot = 20
     mask = np.zeros(tissue.shape, dtype=bool)
     mask[spot] = np.random.default_rng(1).random(tissue.n_vars) < 0.3
@@ -58,7 +57,7 @@ def test_masked_entries_of_the_centre_are_not_seen(model, tissue):
     np.testing.assert_array_equal(changed.iloc[spot], model.impute_masked(mask=mask).iloc[spot])
 
 
-def test_unmasked_entries_are_seen(model, tissue):
+def test_unmasked_counts_of_a_spot_change_its_prediction(model, tissue):
     mask = np.zeros(tissue.shape, dtype=bool)
     mask[20, :50] = True
     counts = tissue.X.toarray()
@@ -67,7 +66,7 @@ def test_unmasked_entries_are_seen(model, tissue):
     assert not np.allclose(changed.iloc[20, :50], model.impute_masked(mask=mask).iloc[20, :50])
 
 
-def test_hidden_genes_are_seen_nowhere(model, tissue):
+def test_counts_of_masked_genes_do_not_change_any_prediction(model, tissue):
     genes = list(tissue.var_names[[3, 30, 77]])
     counts = tissue.X.toarray()
     counts[:, [3, 30, 77]] = np.random.default_rng(0).integers(0, 100, (tissue.n_obs, 3))
@@ -75,24 +74,24 @@ def test_hidden_genes_are_seen_nowhere(model, tissue):
     pd.testing.assert_frame_equal(changed, model.impute_masked(genes=genes), check_exact=True)
 
 
-def test_a_gene_the_panel_lacks_is_predicted_as_if_it_were_hidden(model, tissue):
+def test_a_gene_missing_from_the_panel_is_predicted_as_if_it_were_masked(model, tissue):
     gene = tissue.var_names[10]
     without = tissue[:, tissue.var_names != gene].copy()
     assert list(without.var_names) != list(tissue.var_names)
     np.testing.assert_allclose(model.impute_masked(without, genes=[gene]), model.impute_masked(genes=[gene]), atol=1e-5)
 
 
-def test_one_gene_may_be_a_string(model, tissue):
+def test_a_single_gene_may_be_a_string(model, tissue):
     gene = tissue.var_names[0]
     pd.testing.assert_frame_equal(model.impute_masked(genes=gene), model.impute_masked(genes=[gene]))
 
 
 @pytest.mark.parametrize("kind", [sp.csr_matrix, sp.coo_matrix, pd.DataFrame])
-def test_mask_may_be_sparse_or_a_frame(model, mask, kind):
+def test_the_mask_may_be_sparse_or_a_data_frame(model, mask, kind):
     pd.testing.assert_frame_equal(model.impute_masked(mask=kind(mask)), model.impute_masked(mask=mask))
 
 
-def test_mask_follows_the_order_of_the_section(model, tissue, mask):
+def test_the_mask_is_in_the_order_of_the_section(model, tissue, mask):
     order = np.random.default_rng(3).permutation(tissue.n_vars)
     imputed = model.impute_masked(tissue[:, order].copy(), mask=mask[:, order])
     np.testing.assert_allclose(imputed, model.impute_masked(mask=mask).iloc[:, order], atol=1e-5)
@@ -107,7 +106,7 @@ def test_batch_size_and_indices_do_not_change_values(model, mask, batch_size):
     )
 
 
-def test_layer_holds_what_the_frame_holds(model, tissue, mask):
+def test_the_layer_holds_the_values_of_the_data_frame(model, tissue, mask):
     imputed = model.impute_masked(mask=mask, layer_added="imputed")
     np.testing.assert_array_equal(tissue.layers["imputed"], imputed.to_numpy())
     genes = list(tissue.var_names[[8, 4]])
@@ -118,7 +117,7 @@ def test_layer_holds_what_the_frame_holds(model, tissue, mask):
     del tissue.layers["imputed"]
 
 
-def test_counts_are_the_log_scale_undone_at_the_spots_own_depth(model, tissue):
+def test_counts_are_predictions_at_the_library_size_of_the_unmasked_genes(model, tissue):
     gene = tissue.var_names[0]
     rest = np.asarray(tissue.X[:, 1:].sum(axis=1)).ravel()
     share = 1 - tissue.X[:, 0].sum() / tissue.X.sum()
@@ -134,26 +133,26 @@ def test_counts_without_normalisation_are_expm1(tissue):
     np.testing.assert_allclose(counts, np.expm1(logged), rtol=1e-5)
 
 
-def test_a_spot_masked_whole_is_predicted_from_its_neighbours(model, tissue):
+def test_a_completely_masked_spot_is_predicted_from_its_neighbours(model, tissue):
     mask = np.zeros(tissue.shape, dtype=bool)
     mask[4] = True
     assert np.isfinite(model.impute_masked(mask=mask).iloc[4]).all()
     assert np.isfinite(model.impute_masked(mask=mask, scale="counts").iloc[4]).all()
 
 
-def test_unknown_genes_are_offered_close_names(model):
+def test_similar_names_are_suggested_for_unknown_genes(model):
     with pytest.raises(KeyError, match=r"'GENE0O01' \(did you mean GENE0"):
         model.impute_masked(genes=["GENE0O01"])
 
 
-def test_genes_of_the_section_that_the_model_does_not_know_stay_nan(model, tissue):
+def test_genes_of_the_section_that_are_not_in_the_model_stay_nan(model, tissue):
     extra = ad.AnnData(sp.csr_matrix(np.ones((tissue.n_obs, 1), dtype=np.float32)), obs=tissue.obs[[]])
     extra.var_names = ["NOVEL"]
     wider = ad.concat([tissue, extra], axis=1, merge="first")
     wider.obsm["spatial"] = tissue.obsm["spatial"]
     mask = np.zeros(wider.shape, dtype=bool)
     mask[0, [0, -1]] = True
-    with pytest.warns(UserWarning, match="1 entries of `mask` belong to genes that the model does not know.*'NOVEL'"):
+    with pytest.warns(UserWarning, match="1 entries of `mask` are of genes that are not in the model.*'NOVEL'"):
         imputed = model.impute_masked(wider, mask=mask)
     assert np.isfinite(imputed.iloc[0, 0]) and np.isnan(imputed.iloc[0, -1])
 
@@ -161,26 +160,26 @@ def test_genes_of_the_section_that_the_model_does_not_know_stay_nan(model, tissu
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({}, "Give either `genes`.*or `mask`"),
-        ({"genes": ["GENE0001"], "mask": np.zeros((1, 1), bool)}, "Give either"),
+        ({}, "Pass either `genes`.*or `mask`.*not both"),
+        ({"genes": ["GENE0001"], "mask": np.zeros((1, 1), bool)}, "Pass either"),
         ({"genes": []}, "`genes` is empty"),
-        ({"genes": ["GENE0001", "GENE0001"]}, "stand more than once"),
-        ({"mask": np.zeros((3, 4), bool)}, r"`mask` has shape \(3, 4\); the section has \(\d+, 150\)"),
+        ({"genes": ["GENE0001", "GENE0001"]}, "appear more than once"),
+        ({"mask": np.zeros((3, 4), bool)}, r"`mask` has shape \(3, 4\); expected \(\d+, 150\)"),
         ({"genes": ["GENE0001"], "scale": "cpm"}, "scale='cpm' is not known"),
     ],
 )
-def test_wrong_questions_are_named(model, wrong, message):
+def test_wrong_arguments_are_named(model, wrong, message):
     with pytest.raises(ValueError, match=message):
         model.impute_masked(**wrong)
 
 
-def test_a_mask_of_numbers_is_refused(model, tissue):
+def test_a_mask_that_is_not_boolean_is_refused(model, tissue):
     with pytest.raises(ValueError, match="`mask` must be boolean.*found float64"):
         model.impute_masked(mask=np.zeros(tissue.shape))
 
 
-def test_a_layer_has_no_place_for_an_absent_gene(model, tissue):
+def test_a_layer_has_no_column_for_a_missing_gene(model, tissue):
     without = tissue[:, 1:].copy()
-    with pytest.raises(ValueError, match="not in the section and have no place in a layer"):
+    with pytest.raises(ValueError, match="not in the section, so they have no column in a layer"):
         model.impute_masked(without, genes=[tissue.var_names[0]], layer_added="imputed")
     assert "imputed" not in without.layers

@@ -1,4 +1,4 @@
-"""SAGEFM on one modality of a MuData: the same numbers as on the modality alone, written to both levels."""
+"""SAGEFM on one modality of a MuData: the same results as on the modality alone, written to both levels."""
 
 import mudata
 import numpy as np
@@ -13,7 +13,7 @@ FEW = {"max_epochs": 1, "enable_progress_bar": False}
 
 @pytest.fixture
 def mdata(adata):
-    """RNA and protein, as CytAssist measures them, with the spots in two orders."""
+    """RNA and protein, as measured by CytAssist, with the spots in different orders."""
     protein = adata[::-1, :12].copy()
     protein.var_names = [f"protein_{number}" for number in range(protein.n_vars)]
     return mudata.MuData({"protein": protein, "rna": adata.copy()})
@@ -27,7 +27,7 @@ def model(mdata):
     return model
 
 
-def test_embedding_is_that_of_the_modality_alone(model, mdata, tmp_path):
+def test_the_embedding_equals_that_of_the_modality_alone(model, mdata, tmp_path):
     latent = model.get_latent_representation()
     model.save_pretrained(tmp_path / "weights")
     alone = mdata["rna"].copy()
@@ -35,7 +35,7 @@ def test_embedding_is_that_of_the_modality_alone(model, mdata, tmp_path):
     np.testing.assert_allclose(latent, expected, atol=1e-5)
 
 
-def test_embedding_is_written_to_both_levels_by_name(model, mdata):
+def test_the_embedding_is_written_to_both_levels_by_spot_name(model, mdata):
     latent = model.get_latent_representation()
     np.testing.assert_array_equal(mdata["rna"].obsm["X_sagefm"], latent)
     where = mdata.obs_names.get_indexer(mdata["rna"].obs_names)
@@ -44,7 +44,7 @@ def test_embedding_is_written_to_both_levels_by_name(model, mdata):
     assert "X_sagefm" not in mdata["protein"].obsm
 
 
-def test_other_getters_take_it(model, mdata):
+def test_other_methods_accept_the_mudata(model, mdata):
     genes = list(mdata["rna"].var_names[:2])
     assert model.impute_masked(genes=genes).index.equals(mdata["rna"].obs_names)
     assert len(model.get_masked_recovery()) == mdata["rna"].n_vars
@@ -52,7 +52,7 @@ def test_other_getters_take_it(model, mdata):
     assert "recovered" in mdata["rna"].layers
 
 
-def test_another_mudata_and_save_and_load(model, mdata, tmp_path):
+def test_another_mudata_is_embedded_and_loaded_in_the_same_way(model, mdata, tmp_path):
     latent = model.get_latent_representation()
     other = mdata.copy()
     del other.obsm["X_sagefm"]
@@ -63,7 +63,7 @@ def test_another_mudata_and_save_and_load(model, mdata, tmp_path):
     np.testing.assert_allclose(loaded.get_latent_representation(), latent, atol=1e-6)
 
 
-def test_mudata_on_disk_keeps_graph_and_embedding(model, mdata, tmp_path):
+def test_graph_and_embedding_are_written_to_disk(model, mdata, tmp_path):
     model.get_latent_representation()
     mdata.write_h5mu(tmp_path / "file.h5mu")
     read = mudata.read_h5mu(tmp_path / "file.h5mu")
@@ -71,7 +71,7 @@ def test_mudata_on_disk_keeps_graph_and_embedding(model, mdata, tmp_path):
     assert "spatial_connectivities" in read["rna"].obsp
 
 
-def test_spots_of_one_modality_alone_are_left_out_by_hand(mdata):
+def test_spots_without_a_modality_are_an_error_and_can_be_removed(mdata):
     part = mudata.MuData({"rna": mdata["rna"][:-5].copy(), "protein": mdata["protein"].copy()})
     with pytest.raises(ValueError, match="unpaired"):
         sagefm.SAGEFM.setup_mudata(part, modalities=RNA)
@@ -80,12 +80,12 @@ def test_spots_of_one_modality_alone_are_left_out_by_hand(mdata):
     assert "spatial_connectivities" in paired["rna"].obsp
 
 
-def test_mistakes_say_how_to_mend_them(model, mdata, adata):
+def test_errors_say_how_to_fix_them(model, mdata, adata):
     with pytest.raises(MissingKeyError, match=r"'gex' is not a modality.*\['protein', 'rna'\]"):
         sagefm.SAGEFM.setup_mudata(mdata, modalities={"layer": "gex"})
-    with pytest.raises(ValueError, match=r"as in \{'layer': 'rna'\}"):
+    with pytest.raises(ValueError, match=r"for example \{'layer': 'rna'\}"):
         sagefm.SAGEFM.setup_mudata(mdata, modalities="rna")
-    with pytest.raises(ValueError, match="see `setup_anndata`"):
+    with pytest.raises(ValueError, match="must be a MuData; found AnnData. Use `setup_anndata`"):
         sagefm.SAGEFM.setup_mudata(adata, modalities=RNA)
     with pytest.raises(ValueError, match=r"Use `setup_mudata`, or pass one modality"):
         sagefm.SAGEFM.setup_anndata(mdata)

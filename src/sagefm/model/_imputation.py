@@ -1,6 +1,4 @@
-"""Recovered expression: masked entries, hidden genes, and genes that a section's panel lacks."""
-
-from __future__ import annotations
+"""Imputation: predict masked entries, whole masked genes, and genes missing from a section's panel."""
 
 import warnings
 from collections.abc import Sequence
@@ -34,171 +32,176 @@ class ImputationMixin(SpotModel):
         layer_added: str | None = None,
         scale: Literal["log1p", "counts"] = "log1p",
     ) -> pd.DataFrame:
-        """Predict genes of a spot without having seen them there.
+        """Predict expression that is masked from the model.
 
-        Give either `genes`, which are then hidden from every spot and all together (the missing-gene test of the
-        SAGE-FM paper), or `mask`, whose entries are hidden from their spot but seen in its neighbours (the masked
-        central spot that the model is trained on). A gene that the model knows and the section's panel lacks is asked
-        for through `genes`. What is hidden is not part of the spot's library size either.
+        Pass either `genes` or `mask`. All of `genes` are masked together in every spot (the missing-gene test of the
+        SAGE-FM paper). Entries in `mask` are masked in their own spot but not where the spot is a neighbour of another
+        (the masked central spot that the model is trained on). To predict genes that are in the model but missing from
+        the section's panel, use `genes`. Masked counts do not contribute to the library size either.
 
         Parameters
         ----------
         adata
-            Spots to predict for; the AnnData of the model by default. Its genes are found by name, in any order.
+            AnnData with the spots to predict for. Defaults to the model's AnnData. Genes are matched by name, in any
+            order.
         genes
-            Names of genes the model knows.
+            Names of genes of the model.
         mask
-            Entries to predict, boolean, (spots, genes) in the order of `adata`.
+            Entries to predict: boolean, (spots, genes) in the order of `adata`; an array, a sparse matrix or a
+            DataFrame.
         indices
-            Spots to predict for, as positions or as a boolean array; all by default. Their neighbours are used
-            whether they are among them or not.
+            Spots to predict for, as positions or as a boolean array. Defaults to all. All their neighbours are used,
+            whether or not they are in `indices`.
         batch_size
-            Number of spots that are dense at one time; 512 by default.
+            Number of spots that are held as dense arrays at one time. Defaults to 512.
         fit_section
-            Whether, for `mask`, the decoder is first fitted to each section, by the entries that are not masked: its
-            weights, and how much a gene's mean over the neighbours adds. It takes about three times as long, and
-            recovers more, most of all in tissue that the model was not trained on. Whole `genes` are always predicted
-            by the network alone: of these the section shows nothing. So is everything with `scale_genes=False`.
+            Whether, for `mask`, the decoder is first fitted to each section by ridge regression on its unmasked
+            entries: its weights, and how much the mean of a gene over the neighbours contributes. This takes about
+            three times as long and recovers more, most of all in tissue that the model was not trained on. Whole
+            `genes` are always predicted by the network alone, because the section has no unmasked entries of them. So
+            is everything with `scale_genes=False`.
         layer_added
-            Also write the result to `adata.layers[layer_added]`, NaN where nothing was asked.
+            Name of a layer of `adata` to which the result is also written, NaN where nothing was requested.
         scale
-            `"log1p"` is the scale that the model works on: the natural log of one plus counts scaled to the model's
-            target depth (see :attr:`target_depth`), or of one plus raw counts with `normalization="none"`.
-            `"counts"` is expected raw counts, at the library size estimated from what the spot shows.
+            `"log1p"`: the natural log of one plus counts scaled to the model's target depth (see :attr:`target_depth`),
+            or of one plus raw counts with `normalization="none"`. `"counts"`: expected raw counts, at the library size
+            estimated from the unmasked genes of the spot.
 
         Returns
         -------
         pandas.DataFrame
-            Float32. For `genes`: (spots asked, genes asked). For `mask`: (spots asked, genes of `adata`), NaN where
-            the mask is not set, and where the model does not know the gene (a warning counts these).
+            Float32. With `genes`: (requested spots, requested genes). With `mask`: (requested spots, genes of `adata`),
+            NaN where `mask` is not set and where the gene is not in the model (a warning gives the number of these).
 
         Raises
         ------
         RuntimeError
             If the model is untrained.
         KeyError
-            If the model does not know a gene; close names are offered.
+            If a gene is not in the model; the message suggests similar names.
         ValueError
-            If neither or both of `genes` and `mask` are given, or the mask has another shape or type.
+            If neither or both of `genes` and `mask` are given, if the mask has another shape or type, if `layer_added`
+            is given for genes that are not in `adata`, or if `adata` does not pass the checks of
+            :meth:`setup_anndata`.
 
         Examples
         --------
-        >>> recovered = model.impute_masked(genes=list(adata.var_names[:2]))
+        Whole genes:
+
+        >>> recovered = model.impute_masked(genes=["GENE0001", "GENE0002"])
         >>> recovered.shape == (adata.n_obs, 2)
+        True
+
+        Single entries:
+
+        >>> import numpy as np
+        >>> mask = np.random.default_rng(0).random(adata.shape) < 0.3
+        >>> bool((model.impute_masked(mask=mask).notna() == mask).all(axis=None))
         True
         """
         require_training(self)
         if (genes is None) == (mask is None):
-            raise ValueError("Give either `genes`, to hide whole genes, or `mask`, to hide single entries.")
+            raise ValueError("Pass either `genes`, to mask whole genes, or `mask`, to mask single entries; not both.")
         refuse_unknown("scale", scale, ("log1p", "counts"))
-        if genes is not None:
-            return self._impute_genes(adata, genes, indices, batch_size, layer_added, scale)
-        return self._impute_entries(adata, mask, indices, batch_size, layer_added, scale, fit_section)
-
-    def _impute_genes(self, adata, genes, indices, batch_size, layer_added, scale) -> pd.DataFrame:
-        positions = positions_of(genes, self.genes)
-        masked = np.zeros(len(self.genes), dtype=bool)
-        masked[positions] = True
-        section, spots = self._read(adata, masked)
-        columns = spots.columns[positions]
-        if layer_added is not None:
-            _refuse_genes_without_column(self.genes[positions[columns < 0]])
+        positions = np.empty(0, dtype=int) if genes is None else positions_of(genes, self.genes)
+        section, spots = self._read(adata, np.isin(np.arange(len(self.genes)), positions))
         rows = checked_rows(indices, spots.n_obs)
-        chosen = torch.from_numpy(positions).to(self.module.device)
-        encoded = OnePass(self.module, spots, batch_size).unmasked(rows)
-        values = np.concatenate([self._predicted(piece, scale, chosen) for piece in encoded])
+        if mask is None:
+            columns, names = spots.columns[positions], self.genes[positions]
+            if layer_added is not None and len(missing := names[columns < 0]):
+                raise ValueError(
+                    f"{len(missing)} requested genes are not in the section, so they have no column in a layer, for "
+                    f"example {missing[0]!r}. Leave out `layer_added` and use the returned DataFrame."
+                )
+            values = self._impute_genes(OnePass(self.module, spots, batch_size), rows, positions, scale)
+        else:
+            columns, names = np.arange(section.n_vars), section.var_names
+            mask = checked_mask(mask, section)
+            _warn_of_unknown_genes(mask[rows], spots, names)
+            values = self._impute_entries(spots, rows, mask, scale, batch_size, fit=fit_section)
         if layer_added is not None:
-            _write_layer(section, layer_added, rows, columns, values)
-        return pd.DataFrame(values, index=section.obs_names[rows], columns=self.genes[positions])
+            layer = np.full(section.shape, np.nan, dtype=np.float32)
+            layer[np.ix_(rows, columns)] = values
+            section.layers[layer_added] = layer
+        return pd.DataFrame(values, index=section.obs_names[rows], columns=names)
 
     @torch.inference_mode()
-    def _predicted(self, encoded: Encoded, scale: str, genes: torch.Tensor) -> np.ndarray:
-        return _on_scale(scale, self.module.decode(encoded.latent, encoded.units.of_genes(genes), genes), encoded)
+    def _impute_genes(self, one_pass: OnePass, rows: np.ndarray, positions: np.ndarray, scale: str) -> np.ndarray:
+        """Predict genes that are masked in every spot, (rows, positions)."""
+        genes, values = torch.from_numpy(positions).to(self.module.device), []
+        for piece in one_pass.unmasked(rows):
+            predicted = self.module.decode(piece.latent, piece.units.of_genes(genes), genes)
+            values.append(_on_scale(scale, predicted, piece))
+        return np.concatenate(values)
 
-    def _impute_entries(self, adata, mask, indices, batch_size, layer_added, scale, fit) -> pd.DataFrame:
-        section, spots = self._read(adata)
-        requested = checked_mask(mask, section)
-        rows = checked_rows(indices, spots.n_obs)
-        _warn_of_unknown_entries(requested, spots, section.var_names, rows)
-        values = np.full((len(rows), section.n_vars), np.nan, dtype=np.float32)
-        columns, mask = spots.columns[spots.known], ModelMask(requested, spots.columns)
+    def _impute_entries(
+        self, spots: Spots, rows: np.ndarray, requested: Any, scale: str, batch_size: int | None, *, fit: bool
+    ) -> np.ndarray:
+        """Predict requested entries, masked in their own spot; NaN elsewhere, (rows, genes of the section)."""
+        values = np.full((len(rows), requested.shape[1]), np.nan, dtype=np.float32)
+        mask, known = ModelMask(requested, spots.columns), spots.known
         one_pass = OnePass(self.module, spots, batch_size, spots.units_without(mask))
         for name in np.unique(spots.sections[rows]):
             places = np.flatnonzero(spots.sections[rows] == name)
             decoder = section_decoder(self.module, one_pass, np.flatnonzero(spots.sections == name), mask, fit=fit)
             for piece in one_pass.masked(rows[places], mask):
                 now, places = np.split(places, [len(piece.rows)])
-                predicted = _on_scale(scale, decoder.decode(piece, one_pass), piece)[:, spots.known]
-                values[np.ix_(now, columns)] = np.where(mask[piece.rows][:, spots.known], predicted, np.nan)
-        if layer_added is not None:
-            _write_layer(section, layer_added, rows, np.arange(section.n_vars), values)
-        return pd.DataFrame(values, index=section.obs_names[rows], columns=section.var_names)
+                predicted = _on_scale(scale, decoder.decode(piece, one_pass), piece)
+                predicted[~piece.mask.cpu().numpy()] = np.nan
+                values[np.ix_(now, spots.columns[known])] = predicted[:, known]
+        return values
 
 
 def _on_scale(scale: str, logged: torch.Tensor, encoded: Encoded) -> np.ndarray:
+    """Return log-scale predictions as they are, or as expected counts at the estimated library sizes."""
     return (logged if scale == "log1p" else torch.expm1(logged) / encoded.factor).cpu().numpy()
 
 
 def checked_mask(mask: Any, adata: AnnData) -> np.ndarray | sp.csr_matrix:
-    """Return a boolean mask of the shape of `adata`, dense or CSR."""
+    """Return the mask as a boolean array or CSR matrix of the shape of `adata`."""
     if isinstance(mask, pd.DataFrame):
         named = [(mask.index, adata.obs_names), (mask.columns, adata.var_names)]
         if not all(isinstance(given, pd.RangeIndex) or given.equals(names) for given, names in named):
             raise ValueError(
-                "`mask` is a DataFrame whose names are not those of the section, in that order. Pass "
+                "`mask` is a DataFrame whose row and column names are not those of the section in the same order. Pass "
                 "`mask.loc[adata.obs_names, adata.var_names]`, or an array."
             )
         mask = mask.to_numpy()
     mask = sp.csr_matrix(mask) if sp.issparse(mask) else np.asarray(mask)
     if mask.shape != adata.shape:
-        raise ValueError(f"`mask` has shape {mask.shape}; the section has {adata.shape} (spots, genes).")
+        raise ValueError(f"`mask` has shape {mask.shape}; expected {adata.shape}, spots by genes of the section.")
     if mask.dtype != bool:
         raise ValueError(f"`mask` must be boolean, True where an entry is to be predicted; found {mask.dtype}.")
     return mask
 
 
 class ModelMask:
-    """A mask in the order of the section's genes, read in the order of the model's.
+    """A mask over the genes of a section, read in the order of the model's genes.
 
     Parameters
     ----------
     mask
-        Boolean (spots, genes of the section).
+        Boolean, (spots, genes of the section).
     columns
-        Column of each gene of the model in the section, or -1.
+        Column of each of the model's genes in the section, or -1.
     """
 
     def __init__(self, mask: np.ndarray | sp.csr_matrix, columns: np.ndarray) -> None:
         self._mask, self._columns = mask, columns
 
     def __getitem__(self, rows: np.ndarray) -> np.ndarray:
-        part, known = self._mask[rows], self._columns >= 0
-        ordered = np.zeros((len(rows), len(known)), dtype=bool)
-        ordered[:, known] = (part.toarray() if sp.issparse(part) else part)[:, self._columns[known]]
-        return ordered
+        part = self._mask[rows]
+        padded = np.pad(part.toarray() if sp.issparse(part) else part, ((0, 0), (0, 1)))
+        return padded[:, self._columns]  # column -1 is the padding, which is not masked
 
 
-def _warn_of_unknown_entries(mask: np.ndarray | sp.csr_matrix, spots: Spots, names: pd.Index, rows: np.ndarray) -> None:
+def _warn_of_unknown_genes(mask: np.ndarray | sp.csr_matrix, spots: Spots, names: pd.Index) -> None:
     unknown = np.setdiff1d(np.arange(len(names)), spots.columns)
-    n_entries = np.asarray(mask[rows][:, unknown].sum(axis=0)).ravel()
+    n_entries = np.asarray(mask[:, unknown].sum(axis=0)).ravel()
     if n_entries.any():
         warnings.warn(
-            f"{int(n_entries.sum())} entries of `mask` belong to genes that the model does not know, for example "
+            f"{int(n_entries.sum())} entries of `mask` are of genes that are not in the model, for example "
             f"{names[unknown[n_entries > 0][0]]!r}; they stay NaN.",
             UserWarning,
             stacklevel=settings.warnings_stacklevel,
         )
-
-
-def _refuse_genes_without_column(missing: pd.Index) -> None:
-    if len(missing):
-        raise ValueError(
-            f"{len(missing)} of the asked genes are not in the section and have no place in a layer, for example "
-            f"{missing[0]!r}. Leave `layer_added` out and use the DataFrame."
-        )
-
-
-def _write_layer(adata: AnnData, key: str, rows: np.ndarray, columns: np.ndarray, values: np.ndarray) -> None:
-    layer = np.full(adata.shape, np.nan, dtype=np.float32)
-    layer[np.ix_(rows, columns)] = values
-    adata.layers[key] = layer

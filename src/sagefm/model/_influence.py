@@ -1,10 +1,7 @@
-"""Influence: which genes, in the spot and in its neighbours, a prediction rests on."""
+"""Influence: which genes, in a spot and in its neighbours, a prediction depends on."""
 
-from __future__ import annotations
-
-from collections.abc import Callable, Sequence
-from functools import partial
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -13,9 +10,11 @@ from anndata import AnnData
 from torch import Tensor
 
 from sagefm._errors import refuse_unknown
-from sagefm.data import Spots, Units, checked_rows, group_spots, positions_of
+from sagefm.data import Spots, checked_rows, chunks, group_spots, positions_of
 from sagefm.model._base import SpotModel, require_training
-from sagefm.module import MaskedCenterModule, checked_batch_size
+from sagefm.module import MaskedCenterModule, OnePass, checked_batch_size
+
+_COLUMNS = ["center", "neighbors", "center_size", "neighbors_size"]
 
 
 class InfluenceMixin(SpotModel):
@@ -34,51 +33,54 @@ class InfluenceMixin(SpotModel):
     ) -> pd.DataFrame:
         r"""Attribute predictions of target genes to the genes of the spot and of its neighbours.
 
-        An attribution is what the network reads of a gene times how steeply the prediction rises with it: at the data
-        (`"gradient"`, gradient times input), or on average over the straight way from the baseline to the data
-        (`"integrated"`, integrated gradients [1]_), which add up to the prediction less that for the baseline. The
-        baseline is zero input: with `scale_genes`, every gene at its mean in the section; without, no counts at all.
-        The target is hidden from the spot, as in training. The prediction is taken before it is rectified at zero,
-        which would hide what holds it down.
+        The attribution of a gene is its value in the network's input times the gradient of the prediction with respect
+        to that value. The gradient is taken at the data (`"gradient"`, gradient times input), or averaged along the
+        straight line from a baseline to the data (`"integrated"`, integrated gradients [1]_). Integrated attributions
+        add up to the prediction minus the prediction for the baseline. The baseline is an input of zeros: with
+        `scale_genes` every gene at its mean in the section, otherwise no counts at all.
+
+        The target is masked in the spot, as in training. Attributions are of the prediction before negative values are
+        set to zero, which would conceal the genes that lower it.
 
         Parameters
         ----------
         targets
-            Names of genes the model knows.
+            Names of genes of the model.
         method
-            `"integrated"` or `"gradient"`.
+            `"integrated"` or `"gradient"`, see above.
         n_steps
-            Points on the way (Gauss-Legendre), for `"integrated"`.
+            Number of points on the line (Gauss-Legendre quadrature), for `"integrated"`.
         groupby
-            Column of `obs`; attributions are then averaged over each group of spots.
+            Column of `obs`. Attributions are averaged over each group of spots instead of over all spots.
         adata
-            Spots to explain; the AnnData of the model by default.
+            AnnData with the spots to explain. Defaults to the model's AnnData.
         indices
-            Spots to explain, as positions or as a boolean array; all by default.
+            Spots to explain, as positions or as a boolean array. Defaults to all.
         batch_size
-            Number of spots that are dense at one time; 512 by default.
+            Number of spots that are held as dense arrays at one time. Defaults to 512.
 
         Returns
         -------
         pandas.DataFrame
-            One row a target, (group) and gene, the largest first within each, with `target`, (`group`), `gene` and, in
-            log-normalised expression of the target,
+            One row per target (and group) and gene, sorted by decreasing size within each target (and group), with
+            `target`, (`group`), `gene` and, in units of the target's log-normalised expression,
 
             ``center``, ``neighbors``
-                Mean attribution over the spots to the gene in the spot and in its neighbours.
+                Attribution to the gene in the spot and in its neighbours, averaged over spots.
             ``center_size``, ``neighbors_size``
-                Mean of the attribution's size: over all spots gains and losses cancel, here they do not.
+                Absolute value of the attribution, averaged over spots: in ``center`` and ``neighbors``, positive and
+                negative attributions of different spots cancel.
 
-            An isolated spot stands in for its neighbours. ``attrs["totals"]`` has a dict for each target (and group)
-            with the mean `prediction`, that for the `baseline`, and `completeness_error`: their difference less the
-            sum of all attributions.
+            An isolated spot is its own neighbourhood. ``attrs["totals"]`` is a list with one dict per target (and
+            group): the mean `prediction`, the mean prediction for the `baseline`, and `completeness_error`, the
+            difference of the two minus the sum of all attributions.
 
         Raises
         ------
         RuntimeError
             If the model is untrained.
         KeyError
-            If the model does not know a gene, or `obs` has no such column.
+            If a target is not a gene of the model, or `groupby` is not a column of `obs`.
         ValueError
             If `method` is not known or `n_steps` is below 1.
 
@@ -99,16 +101,20 @@ class InfluenceMixin(SpotModel):
         positions = positions_of(targets, self.genes)
         section, spots = self._read(adata)
         rows, names, groups = group_spots(checked_rows(indices, spots.n_obs), section, groupby)
-        explained = _Explained(self.module, spots, rows, batch_size)
-        steps = _steps(method, n_steps)
+        places, weights = np.polynomial.legendre.leggauss(n_steps)
+        steps = [(1.0, 1.0)] if method == "gradient" else list(zip((places + 1) / 2, weights / 2, strict=True))
+        attributions = _Attributions(self.module.eval(), spots, rows, steps, checked_batch_size(batch_size))
         tables, totals = [], []
         for target in positions:
-            found = explained.attributions(int(target), steps, groups)
+            means, ends = attributions.group_means(int(target), groups)
             for number, name in enumerate(names):
                 label = {"target": self.genes[target]} | ({} if groupby is None else {"group": name})
-                columns = {key: found[key][number] for key in (*_PARTS, *_SIZES)}
-                tables.append(_sorted(pd.DataFrame({**label, "gene": self.genes, **columns})))
-                totals.append(label | {key: float(found[key][number]) for key in _TOTALS})
+                columns = dict(zip(_COLUMNS, means[:, number], strict=True))
+                order = np.argsort(-means[2:, number].max(axis=0), kind="stable")
+                tables.append(pd.DataFrame({**label, "gene": self.genes, **columns}).iloc[order])
+                prediction, baseline = ends[:, number].tolist()
+                error = prediction - baseline - float(means[:2, number].sum())
+                totals.append(label | {"prediction": prediction, "baseline": baseline, "completeness_error": error})
         table = pd.concat(tables, ignore_index=True)
         if groupby is not None:
             table["group"] = pd.Categorical(table["group"], categories=names)
@@ -116,77 +122,53 @@ class InfluenceMixin(SpotModel):
         return table
 
 
-_PARTS, _SIZES = ("center", "neighbors"), ("center_size", "neighbors_size")
-_TOTALS = ("prediction", "baseline", "completeness_error")
+class _Attributions(NamedTuple):
+    """Attributions of predictions for the spots `rows`.
 
+    `steps` are the points where gradients are taken, on the line from the baseline, 0, to the data, 1, and weights.
+    """
 
-def _steps(method: str, n_steps: int) -> np.ndarray:
-    """Return where on the way from nothing, 0, to the data, 1, gradients are taken, and their weights, (2, steps)."""
-    if method == "gradient":
-        return np.ones((2, 1))
-    places, weights = np.polynomial.legendre.leggauss(n_steps)
-    return np.stack([(places + 1) / 2, weights / 2])
+    module: MaskedCenterModule
+    spots: Spots
+    rows: np.ndarray
+    steps: Sequence[tuple[float, float]]
+    batch_size: int
 
+    def group_means(self, target: int, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return means of the four columns, (4, groups, genes), and of prediction and baseline, (2, groups)."""
+        means = np.zeros((len(_COLUMNS), len(groups), len(self.spots.genes)), dtype=np.float32)
+        ends = np.zeros((2, len(groups)), dtype=np.float32)
+        for piece in chunks(np.arange(len(self.rows)), self.batch_size):
+            attributions, predicted = self._attribute(self.rows[piece], target)
+            means += groups[:, piece] @ np.concatenate([attributions, np.abs(attributions)])
+            ends += predicted @ groups[:, piece].T
+        return means, ends
 
-def _sorted(table: pd.DataFrame) -> pd.DataFrame:
-    size = table[list(_SIZES)].max(axis=1)
-    return table.iloc[np.argsort(-size.to_numpy(), kind="stable")]
+    def _attribute(self, rows: np.ndarray, target: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return attributions to spots and to neighbours, (2, rows, genes), and prediction and baseline, (2, rows)."""
+        center, neighbors, n = self._inputs(rows, target)
+        gene = torch.tensor([target])
+        units = self.spots.units.of(rows, n.device, gene.numpy())
 
+        def predict(hidden: Tensor) -> Tensor:
+            return self.module.decode_unrectified(self.module.encoder.after_first_layer(hidden), units, gene)[:, 0]
 
-class _Explained:
-    """Attributions for some spots of one AnnData."""
+        first_layer = self.module.encoder.conv1.closed_form
+        hidden, baseline = first_layer(center, neighbors, n), first_layer(0 * center, 0 * neighbors, n).detach()
+        # The first layer is linear: gradients are averaged over its short output and propagated to its input once.
+        gradient = torch.zeros_like(baseline)
+        for place, weight in self.steps:
+            point = torch.lerp(baseline, hidden.detach(), place).requires_grad_()
+            gradient += weight * torch.autograd.grad(predict(point).sum(), point)[0]
+        gradients = torch.autograd.grad(hidden, (center, neighbors), gradient)
+        attributions = torch.stack([center, neighbors]) * torch.stack(gradients)
+        predicted = torch.stack([predict(hidden), predict(baseline)])
+        return attributions.detach().cpu().numpy(), predicted.detach().cpu().numpy()
 
-    def __init__(self, module: MaskedCenterModule, spots: Spots, rows: np.ndarray, batch_size: int | None) -> None:
-        self._module, self._spots, self._rows = module.eval(), spots, rows
-        self._batch_size = checked_batch_size(batch_size)
-
-    def attributions(self, target: int, steps: np.ndarray, groups: np.ndarray) -> dict[str, np.ndarray]:
-        """Return means and mean sizes of the attributions of one target, (groups, genes), and totals, (groups,)."""
-        found: dict[str, Any] = dict.fromkeys((*_PARTS, *_SIZES, "prediction", "baseline"), 0)
-        for start in range(0, len(self._rows), self._batch_size):
-            piece = slice(start, start + self._batch_size)
-            for key, values in self._of_piece(self._rows[piece], target, steps).items():
-                found[key] = found[key] + groups[:, piece] @ values
-        gained = found["center"].sum(axis=1) + found["neighbors"].sum(axis=1)
-        return found | {"completeness_error": found["prediction"] - found["baseline"] - gained}
-
-    def _of_piece(self, rows: np.ndarray, target: int, steps: np.ndarray) -> dict[str, np.ndarray]:
-        inputs, n = self._inputs(rows, target)
-        first = self._module.encoder.conv1.closed_form
-        read = [values.requires_grad_() for values in inputs]
-        hidden = first(*read, n)
-        with torch.no_grad():
-            start = first(*(torch.zeros_like(values) for values in inputs), n)
-        gene = np.array([target])
-        predict = partial(self._predict, gene=torch.from_numpy(gene), units=self._spots.units.of(rows, n.device, gene))
-        # The first layer is linear: gradients are averaged over its output, which is short, and taken back once.
-        slopes = _mean_gradient(predict, start, hidden.detach(), steps)
-        gradients = torch.autograd.grad(hidden, read, slopes)
-        parts = [(values * slope).detach().cpu().numpy() for values, slope in zip(inputs, gradients, strict=True)]
-        with torch.no_grad():
-            ends = {"prediction": predict(hidden).cpu().numpy(), "baseline": predict(start).cpu().numpy()}
-        sizes = (np.abs(part) for part in parts)
-        return dict(zip((*_PARTS, *_SIZES), (*parts, *sizes), strict=True)) | ends
-
-    def _inputs(self, rows: np.ndarray, target: int) -> tuple[list[Tensor], Tensor]:
-        """Return what the network reads of the spots and of their neighbours, (rows, genes), and how many these are."""
-        units, masked = self._spots.units.of(rows), torch.from_numpy(self._spots.masked)
-        center = self._spots.inputs(rows, units)
+    def _inputs(self, rows: np.ndarray, target: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the network's input for spots and neighbours, (rows, genes), and the number of neighbours."""
+        n = torch.from_numpy(self.spots.n_neighbors[rows]).to(self.module.device)
+        center = self.spots.inputs(rows, self.spots.units.of(rows)).to(self.module.device)
         center[:, target] = 0
-        n = torch.from_numpy(self._spots.n_neighbors[rows])
-        neighbors = units.standardize(torch.from_numpy(self._spots.neighborhood_means(rows)), masked)
-        neighbors = torch.where(n > 0, neighbors, center)
-        return [values.to(self._module.device) for values in (center, neighbors)], n.to(self._module.device)
-
-    def _predict(self, hidden: Tensor, gene: Tensor, units: Units) -> Tensor:
-        """Predict one gene before it is rectified, (rows,)."""
-        return self._module.decode_unrectified(self._module.encoder.after_first_layer(hidden), units, gene)[:, 0]
-
-
-def _mean_gradient(predict: Callable[[Tensor], Tensor], start: Tensor, end: Tensor, steps: np.ndarray) -> Tensor:
-    """Average the gradient over points on the way from `start` to `end`, (rows, hidden)."""
-    total = torch.zeros_like(end)
-    for step, weight in steps.T.tolist():
-        point = torch.lerp(start, end, step).requires_grad_()
-        total += weight * torch.autograd.grad(predict(point).sum(), point)[0]
-    return total
+        neighbors = torch.where(n > 0, OnePass(self.module, self.spots).neighborhood_inputs(rows), center)
+        return center.requires_grad_(), neighbors.requires_grad_(), n

@@ -1,19 +1,13 @@
-"""One modality of a MuData: registered where it lies, and its embedding written to both levels."""
-
-from __future__ import annotations
+"""Set up SAGEFM on one modality of a MuData."""
 
 from collections.abc import Mapping
 from typing import Any
 
-import pandas as pd
-from anndata import AnnData
 from mudata import MuData
 from scvi.data import AnnDataManager
 
-from sagefm.data import ModalityField, SetupKeys, modality, refuse_unknown_arguments
+from sagefm.data import ModalityField, SetupKeys, refuse_unknown_arguments
 from sagefm.model._base import SpotModel
-
-_ROLE = "layer"  # the argument of `setup_mudata` that names the counts, as scvi-tools' models have it
 
 
 class MuDataMixin(SpotModel):
@@ -34,37 +28,36 @@ class MuDataMixin(SpotModel):
     ) -> None:
         """Register raw counts and the neighbour graph of one modality.
 
-        The other modalities are neither read nor changed. Everything is looked for in the modality itself: a column
-        that stands in `mdata.obs` alone is handed down with :meth:`mudata.MuData.push_obs`. The model then takes the
-        MuData wherever it takes an AnnData, and :meth:`get_latent_representation` writes to `obsm` of the modality and
-        of the MuData. As for all models of scvi-tools, every spot must be in every modality:
-        `mdata[mdata["rna"].obs_names].copy()` leaves out the spots that RNA lacks.
+        The other modalities are neither read nor changed. All keys refer to the modality itself: copy a column that is
+        only in `mdata.obs` to the modality with :meth:`mudata.MuData.push_obs`. Every method of the model that accepts
+        an AnnData then accepts the MuData, and :meth:`get_latent_representation` writes to `obsm` of both the modality
+        and the MuData. As in all scvi-tools models, every spot must be in every modality:
+        `mdata[mdata["rna"].obs_names].copy()` removes the spots without RNA.
 
         Parameters
         ----------
         mdata
-            Modalities of spots by features.
+            MuData whose modalities are spots by features.
         modalities
-            Which modality has the counts: `{"layer": "rna"}`.
+            The modality with the counts: `{"layer": "rna"}`.
         layer, sample_key, spatial_key, neighbors_key, gene_symbols
             As in :meth:`setup_anndata`, in that modality.
         **kwargs
-            For scvi-tools' own use when a model is loaded.
+            Used by scvi-tools when a model is loaded.
 
         Raises
         ------
         KeyError
-            If the modality or a key is not there; the message lists those that are.
+            If the modality or a key does not exist; the message lists those that do.
         ValueError
-            If `modalities` has another form, a spot is not in every modality, or the modality does not pass the checks
-            of :meth:`setup_anndata`.
+            If `mdata` is not a MuData, `modalities` is not of that form, a spot is not in every modality, or the
+            modality does not pass the checks of :meth:`setup_anndata`.
 
         Examples
         --------
         >>> import mudata
-        >>> import sagefm
-        >>> rna = sagefm.datasets.simulated_tissue(12, 12, n_genes=200)
-        >>> mdata = mudata.MuData({"rna": rna, "protein": rna[:, :10].copy()})
+        >>> adata = sagefm.datasets.simulated_tissue(12, 12, n_genes=200)
+        >>> mdata = mudata.MuData({"rna": adata, "protein": adata[:, :10].copy()})
         >>> sagefm.SAGEFM.setup_mudata(mdata, modalities={"layer": "rna"})
         >>> model = sagefm.SAGEFM(mdata)
         >>> model.train(max_epochs=1, enable_progress_bar=False)
@@ -74,27 +67,15 @@ class MuDataMixin(SpotModel):
         """
         setup_method_args = cls._get_setup_method_args(**locals())
         if not isinstance(mdata, MuData):
-            raise ValueError(f"setup_mudata takes a MuData, not {type(mdata).__name__}; see `setup_anndata`.")
+            raise ValueError(f"`mdata` must be a MuData; found {type(mdata).__name__}. Use `setup_anndata` instead.")
         refuse_unknown_arguments(kwargs)
-        mod_key = _mod_key(mdata, modalities)
+        if not isinstance(modalities, Mapping) or set(modalities) != {"layer"}:
+            raise ValueError(
+                f"modalities={modalities!r} must name the modality with the counts, for example {{'layer': 'rna'}}; "
+                f"the MuData has {list(mdata.mod)}."
+            )
         keys = SetupKeys(layer, sample_key, spatial_key, neighbors_key, gene_symbols)
-        fields = [ModalityField(field, mod_key) for field in keys.registered_fields()]
+        fields = [ModalityField(field, modalities["layer"]) for field in keys.registered_fields()]
         manager = AnnDataManager(fields, setup_method_args=setup_method_args)
         manager.register_fields(mdata, **kwargs)
         cls.register_manager(manager)
-
-
-def write_to_mudata(mdata: MuData, section: AnnData, key: str) -> None:
-    """Copy `obsm[key]` of a modality to `mdata.obsm`, whose spots may be in another order."""
-    values = pd.DataFrame(section.obsm[key], index=section.obs_names)
-    mdata.obsm[key] = values.reindex(mdata.obs_names).to_numpy()
-
-
-def _mod_key(mdata: MuData, modalities: Mapping[str, str]) -> str:
-    if not isinstance(modalities, Mapping) or set(modalities) != {_ROLE}:
-        raise ValueError(
-            f"modalities={modalities!r} must name the modality of the counts, as in {{'layer': 'rna'}}; the MuData has "
-            f"{list(mdata.mod)}."
-        )
-    modality(mdata, modalities[_ROLE])
-    return modalities[_ROLE]

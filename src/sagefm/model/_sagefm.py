@@ -1,13 +1,12 @@
-"""SAGEFM: set up, train, embed."""
-
-from __future__ import annotations
+"""The model class SAGEFM: set up, create, embed, save and load."""
 
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
+import pandas as pd
 import rich.pretty  # noqa: F401 -- scvi-tools' view_anndata_setup uses it without importing it
 from anndata import AnnData
 from mudata import MuData
@@ -18,7 +17,7 @@ from sagefm.data import SetupKeys, checked_rows, normalization_of, refuse_mudata
 from sagefm.model._base import refuse_other_types, require_training
 from sagefm.model._imputation import ImputationMixin
 from sagefm.model._influence import InfluenceMixin
-from sagefm.model._mudata import MuDataMixin, write_to_mudata
+from sagefm.model._mudata import MuDataMixin
 from sagefm.model._pretrained import PretrainedMixin
 from sagefm.model._recovery import RecoveryMixin
 from sagefm.model._reference import ReferenceMixin
@@ -37,51 +36,54 @@ class SAGEFM(
     ReferenceMixin,
     TrainMixin,
 ):
-    r"""Spatial gene-expression foundation model: a spot's masked genes from the spot and its neighbours.
+    r"""Foundation model for spatial transcriptomics, trained to predict masked genes of a spot from its surroundings.
 
-    A graph convolution reads a spot and the mean of its neighbours, dense layers lead to a latent representation, and
-    a linear decoder predicts the genes that were masked in the spot (the masked central spot of SAGE-FM,
-    arXiv:2601.15504). `conv="gcn"` averages the spot in with its neighbours, as the paper does; `conv="sage"`, the
-    default, gives the spot weights of its own. Genes are read and predicted in units of their own section.
+    The input of the network is a spot, some of whose genes are masked, and the mean of its neighbours in a spatial
+    graph. A graph convolution followed by dense layers maps both to a latent representation, from which a linear
+    decoder predicts the masked genes. This is the masked central spot task of SAGE-FM (arXiv:2601.15504). The
+    convolution of the paper, which averages the spot with its neighbours, is `conv="gcn"`; the default, `conv="sage"`,
+    has separate weights for the spot. By default, genes are standardised within each section.
 
     Parameters
     ----------
     adata
-        AnnData registered with :meth:`setup_anndata`, or MuData with :meth:`setup_mudata`.
+        AnnData registered with :meth:`setup_anndata`, or MuData registered with :meth:`setup_mudata`.
     registry
-        In place of `adata`, for training on files: that of a :class:`sagefm.pretraining.Corpus`.
+        Registry of a :class:`sagefm.pretraining.Corpus`, instead of `adata`, to train on files.
     conv
-        `"sage"`: own weights for the spot and for the mean of its neighbours, then dense layers. `"gcn"`: the spot
-        averaged in with its neighbours, in every layer.
+        Graph convolution. `"sage"`: separate weights for the spot and for the mean of its neighbours, followed by dense
+        layers. `"gcn"`: the spot is averaged with its neighbours, in every layer.
     n_hidden
-        Width of the hidden layers, or one width for each of them.
+        Number of units of each hidden layer, or a sequence with one number per hidden layer.
     n_latent
-        Size of the latent representation.
+        Number of dimensions of the latent representation.
     n_layers
-        Number of layers up to and including the latent representation; follows from `n_hidden` where that lists widths.
+        Number of layers of the encoder, including the one that outputs the latent representation. Ignored if `n_hidden`
+        is a sequence.
     dropout_rate
-        Share of hidden units dropped in training.
+        Probability with which each hidden unit is dropped in training, at least 0 and below 1.
     mask_fraction
-        Probability with which each gene is masked, drawn afresh at every step; the spots of a batch share the mask.
+        Probability with which each gene is masked in training, between 0 and 1. The mask is redrawn at every step and
+        shared by the spots of a batch.
     normalization
-        `"size"`: `log1p` of counts scaled to the median depth, with the library size estimated from unmasked genes
-        only. `"none"`: `log1p` of raw counts, as in the paper.
+        `"size"`: `log1p` of counts scaled to the median library size, where the library size of a spot is estimated
+        from its unmasked genes only. `"none"`: `log1p` of raw counts, as in the paper.
     gene_likelihood
-        `"normal"`: squared error of what the network reads of a gene: its standardised value with `scale_genes`, else
-        the log scale. With `normalization="size"`, spots weigh by the square root of their library sizes.
+        Only `"normal"` is available: squared error on the scale of the network's input, which is standardised with
+        `scale_genes` and log-normalised without. With `normalization="size"`, spots are weighted by the square root of
+        their library sizes.
     scale_genes
-        Whether genes are read and predicted by their mean and standard deviation within each section, the latter
-        enlarged for genes that hardly vary. It takes out what patients, chemistry and depth shift and stretch. A masked
-        or missing gene then stands at its mean.
+        Whether each gene is standardised by its mean and standard deviation within the section, in the input and in the
+        predictions. The standard deviation is increased for genes that hardly vary. This removes shifts and changes of
+        scale between patients, chemistries and sequencing depths. A masked or missing gene is then set to its mean.
 
     Raises
     ------
     ValueError
-        If an argument is outside its range, or `adata` has not been set up.
+        If an argument is out of range, or `adata` has not been set up.
 
     Examples
     --------
-    >>> import sagefm
     >>> adata = sagefm.datasets.simulated_tissue(12, 12, n_genes=200)
     >>> sagefm.SAGEFM.setup_anndata(adata)
     >>> model = sagefm.SAGEFM(adata, n_latent=16)
@@ -105,25 +107,24 @@ class SAGEFM(
         dropout_rate: float = 0.1,
         mask_fraction: float = MASK_FRACTION,
         normalization: Literal["size", "none"] = "size",
-        gene_likelihood: Literal["normal"] = "normal",
+        gene_likelihood: Literal["normal"] = "normal",  # saved models and cards name it
         scale_genes: bool = True,
     ) -> None:
         super().__init__(adata, registry)
         refuse_unknown("conv", conv, ("sage", "gcn"))
         refuse_unknown("normalization", normalization, ("size", "none"))
         refuse_unknown("gene_likelihood", gene_likelihood, ("normal",))
-        _refuse_outside("mask_fraction", mask_fraction, 0, 1)
-        _refuse_outside("dropout_rate", dropout_rate, -1e-9, 1)
+        if not 0 < mask_fraction < 1:
+            raise ValueError(f"mask_fraction={mask_fraction!r} must lie between 0 and 1.")
+        if not 0 <= dropout_rate < 1:
+            raise ValueError(f"dropout_rate={dropout_rate!r} must be at least 0 and below 1.")
         hidden = [int(n_hidden)] * (n_layers - 1) if isinstance(n_hidden, int | np.integer) else list(n_hidden)
         widths = [len(self.genes), *hidden, n_latent]
         if len(widths) < 3 or min(widths) < 1:
             raise ValueError(f"The network needs at least one hidden layer, and positive widths; found {widths[1:]}.")
+        normalize = normalization_of(self.registry_, normalization, scale_genes=scale_genes)
         self.module = MaskedCenterModule(
-            normalization_of(self.registry_, normalization, scale_genes=scale_genes),
-            widths,
-            conv=conv,
-            dropout_rate=dropout_rate,
-            mask_fraction=mask_fraction,
+            normalize, widths, conv=conv, dropout_rate=dropout_rate, mask_fraction=mask_fraction
         )
         self._model_summary_string = (
             f"SAGEFM with {len(self.genes)} genes, conv={conv!r}, hidden layers {hidden}, n_latent={n_latent}, "
@@ -145,35 +146,38 @@ class SAGEFM(
     ) -> None:
         """Register raw counts and the neighbour graph.
 
-        The graph is `adata.obsp[f"{neighbors_key}_connectivities"]` as squidpy leaves it. Where it is absent it is
-        built with squidpy, for each section apart: two rings on a hexagonal (Visium) or square grid, the 14 nearest
-        spots elsewhere. It stays in `obsp`, so AnnData subsets, reorders and concatenates it. Self loops and stored
-        zeros are ignored, directed edges are kept, and an isolated spot sees itself.
+        The graph is `adata.obsp[f"{neighbors_key}_connectivities"]`, as written by squidpy. If it does not exist, it is
+        built with squidpy within each section: two rings on a hexagonal (Visium) or square grid, the 14 nearest spots
+        on any other layout. The graph stays in `obsp`, so it is subset, reordered and concatenated with the AnnData.
+        Self-loops and explicit zeros are ignored, directed edges are kept, and an isolated spot is its own
+        neighbourhood.
 
         Parameters
         ----------
         adata
-            Spots by genes.
+            AnnData of spots by genes.
         layer
-            Layer that holds raw counts; `X` by default. Sparse or dense; `X` may be backed by a file.
+            Layer with the raw counts, sparse or dense. Defaults to `X`, which may be backed by a file.
         sample_key
-            Column of `obs` that tells sections apart. The network never sees it.
+            Column of `obs` that identifies the section of each spot. It is never an input of the network.
         spatial_key
-            Key in `obsm` of the coordinates, read only to build a graph.
+            Key in `obsm` of the coordinates, used only to build a graph.
         neighbors_key
-            Prefix of the graph's key in `obsp`.
+            Prefix of the key of the graph in `obsp`.
         gene_symbols
-            Column of `var` with the gene names; `var_names` by default.
+            Column of `var` with the gene names. Defaults to `var_names`.
         **kwargs
-            For scvi-tools' own use when a model is loaded.
+            Used by scvi-tools when a model is loaded.
 
         Raises
         ------
+        TypeError
+            If `adata` is not an AnnData, or an argument does not exist.
         KeyError
-            If a key is not there; the message lists those that are.
+            If a key does not exist; the message lists those that do.
         ValueError
-            If counts are negative, NaN or infinite, a spot has none, names stand twice, an edge joins two sections, or
-            the graph is empty, weighted or cannot be built.
+            If counts are negative, NaN or infinite; if a spot has no counts; if names are duplicated; if an edge joins
+            two sections; or if the graph is empty or weighted, or cannot be built.
 
         Warns
         -----
@@ -182,7 +186,6 @@ class SAGEFM(
 
         Examples
         --------
-        >>> import sagefm
         >>> adata = sagefm.datasets.simulated_tissue(12, 12, n_genes=200, n_sections=2)
         >>> sagefm.SAGEFM.setup_anndata(adata, sample_key="sample")
         >>> "spatial_connectivities" in adata.obsp
@@ -210,28 +213,29 @@ class SAGEFM(
         Parameters
         ----------
         adata
-            Spots to embed; the AnnData of the model by default. Its genes are found by name, in any order. A spot is
-            embedded with the neighbours that `adata` holds: to embed a part of a section as it is in the whole, pass
-            the whole and `indices`.
+            AnnData with the spots to embed. Defaults to the model's AnnData. Genes are matched by name, in any order.
+            Spots are embedded with the neighbours that are in `adata`: to embed part of a section with all its
+            neighbours, pass the whole section and `indices`.
         indices
-            Spots to embed, as positions or as a boolean array; all by default.
+            Spots to embed, as positions or as a boolean array. Defaults to all.
         batch_size
-            Number of spots that are dense at one time; 512 by default. It does not change the result.
+            Number of spots that are held as dense arrays at one time. Defaults to 512. Results do not depend on it.
         key_added
-            Key in `obsm`; rows of spots that were not asked for are NaN there. None writes nothing. A view of
-            an AnnData becomes one of its own, as wherever one writes to a view; what it was taken from stays as it is.
+            Key in `obsm`, where rows of spots that were not requested are NaN. With None, nothing is written. If
+            `adata` is a view, writing makes it an actual AnnData, as usual; its parent does not change.
 
         Returns
         -------
         numpy.ndarray
-            Float32, (spots asked, latent).
+            Float32, (requested spots, latent dimensions).
 
         Raises
         ------
         RuntimeError
             If the model is untrained.
-        ValueError
-            If `adata` has too few of the model's genes, or does not pass the checks of :meth:`setup_anndata`.
+        ValueError, IndexError
+            If `indices` are not spots, if `adata` has too few of the model's genes, or if it does not pass the checks
+            of :meth:`setup_anndata`.
 
         Examples
         --------
@@ -248,37 +252,37 @@ class SAGEFM(
             written[rows] = latent
             section.obsm[key_added] = written
             if isinstance(whole := self.adata if adata is None else adata, MuData):
-                write_to_mudata(whole, section, key_added)
+                # Its spots may be in another order.
+                whole.obsm[key_added] = pd.DataFrame(written, section.obs_names).reindex(whole.obs_names).to_numpy()
         return latent
 
     def to_pyg(self, indices: Sequence[int] | np.ndarray | None = None, adata: AnnData | None = None) -> list[Any]:
-        """Return ego graphs for PyTorch Geometric: each spot with its neighbours, every pair joined.
+        """Return ego graphs for PyTorch Geometric: the complete graph on each spot and its neighbours.
 
         Parameters
         ----------
         indices
-            Centres, as positions or as a boolean array; all by default.
+            Central spots, as positions or as a boolean array. Defaults to all.
         adata
-            Spots to take; the AnnData of the model by default.
+            AnnData with the spots. Defaults to the model's AnnData.
 
         Returns
         -------
         list of torch_geometric.data.Data
-            For each centre `x`, (1 + neighbours, genes), what the network reads, the centre first; `edge_index`,
-            complete and without self loops, but one for an isolated spot; and `center`, its position in `adata`.
-            `model.module.encoder.on_graph(data.x, data.edge_index)[0]` is the latent representation of the centre.
+            One graph per central spot, with `x`, the network's input, (1 + neighbours, genes), central spot first;
+            `edge_index`, complete and without self-loops (an isolated spot may have one); and `center`, the position of
+            the central spot in `adata`.
+            `model.module.encoder.on_graph(data.x, data.edge_index)[0]` is the latent representation of the central
+            spot.
 
         Raises
         ------
         ValueError, IndexError
-            If `indices` are no spots, or `adata` does not pass the checks of :meth:`setup_anndata`.
+            If `indices` are not spots, or `adata` does not pass the checks of :meth:`setup_anndata`.
 
         Examples
         --------
-        >>> import sagefm
-        >>> adata = sagefm.datasets.simulated_tissue(12, 12, n_genes=200)
-        >>> sagefm.SAGEFM.setup_anndata(adata)
-        >>> data = sagefm.SAGEFM(adata).to_pyg([0])[0]
+        >>> data = model.to_pyg([0])[0]
         >>> data.num_edges == data.num_nodes * (data.num_nodes - 1)
         True
         """
@@ -291,25 +295,29 @@ class SAGEFM(
         Parameters
         ----------
         dir_path
-            The folder.
+            Folder to write.
         *args, **kwargs
-            The other arguments of scvi-tools' `save`.
+            Further arguments of scvi-tools' `save`, for example `overwrite`.
+
+        Examples
+        --------
+        >>> model.save(getfixture("tmp_path") / "model")
         """
         super().save(str(Path(dir_path).expanduser()), *args, **kwargs)
 
     @classmethod
-    def load(cls, dir_path: str | Path, *args: Any, **kwargs: Any) -> SAGEFM:
-        """Load a model that `save` wrote; see :meth:`scvi.model.base.BaseModelClass.load`.
+    def load(cls, dir_path: str | Path, *args: Any, **kwargs: Any) -> Self:
+        """Load a model written by :meth:`save`; see :meth:`scvi.model.base.BaseModelClass.load`.
 
-        Genes are matched by name, so the new AnnData may have them in another order or lack some. The file is read with
-        `pickle`: load only files you trust.
+        Genes are matched by name, so the AnnData may have them in another order or lack some. The file is read with
+        `pickle`: load only files that you trust.
 
         Parameters
         ----------
         dir_path
-            The folder.
+            Folder to read.
         *args, **kwargs
-            The AnnData to use the model on, which is set up as the first one was, and the other arguments of
+            The AnnData to use the model on, which is set up as the original one was, and further arguments of
             scvi-tools' `load`.
 
         Returns
@@ -328,7 +336,7 @@ class SAGEFM(
         --------
         >>> import scvi
         >>> model.save(getfixture("tmp_path") / "model")
-        >>> scvi.settings.verbosity = "WARNING"  # else its log says where the file is
+        >>> scvi.settings.verbosity = "WARNING"  # do not log the path of the file
         >>> sagefm.SAGEFM.load(getfixture("tmp_path") / "model", adata).is_trained
         True
         >>> scvi.settings.verbosity = "INFO"
@@ -337,19 +345,13 @@ class SAGEFM(
         file = dir_path / f"{kwargs.get('prefix') or ''}model.pt"
         if not file.exists() and not kwargs.get("backup_url"):
             raise FileNotFoundError(
-                f"{file} is not there. `load` reads what `model.save` wrote; a folder of `save_pretrained` is read by "
-                "`SAGEFM.from_pretrained`."
+                f"{file} does not exist. `load` reads a folder written by `model.save`; use `SAGEFM.from_pretrained` "
+                "for a folder written by `model.save_pretrained`."
             )
         with warnings.catch_warnings():
-            # scvi-tools goes by position and warns of every other order; here names decide.
+            # scvi-tools expects genes in the same order and warns otherwise; here they are matched by name.
             warnings.filterwarnings("ignore", message="`var_names` for the loaded `model` does not match")
             return super().load(str(dir_path), *args, **kwargs)
 
     def __repr__(self) -> str:
-        status = "trained" if self.is_trained_ else "untrained"
-        return f"{self._model_summary_string}, {status}"
-
-
-def _refuse_outside(name: str, value: float, low: float, high: float) -> None:
-    if not low < value < high:
-        raise ValueError(f"{name}={value!r} must lie between {max(low, 0):g} and {high:g}.")
+        return f"{self._model_summary_string}, {'trained' if self.is_trained_ else 'untrained'}"

@@ -1,9 +1,8 @@
 """Statistics of many genes or pairs at once, where some values may be NaN."""
 
-from __future__ import annotations
-
 import numpy as np
-from scipy.stats import false_discovery_control, norm, t
+from scipy.special import betainc
+from scipy.stats import false_discovery_control, norm
 
 
 def q_values(p: np.ndarray) -> np.ndarray:
@@ -15,7 +14,10 @@ def q_values(p: np.ndarray) -> np.ndarray:
 
 
 def fisher_average(r: np.ndarray, n: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Average correlations (sections, genes) over sections by Fisher's z; returns r and its two-sided p, (genes,)."""
+    """Average correlations over `n` entries each, both (sections, genes), over sections by Fisher's z.
+
+    Sections have weight n - 3. Returns the averaged r and its two-sided p-value, (genes,).
+    """
     weights = np.where(np.isnan(r), 0, np.maximum(n - 3, 0))
     total = weights.sum(axis=0)
     z = np.arctanh(np.nan_to_num(r).clip(-1 + 1e-9, 1 - 1e-9))
@@ -24,6 +26,5 @@ def fisher_average(r: np.ndarray, n: np.ndarray) -> tuple[np.ndarray, np.ndarray
 
 
 def pearson_p(r: np.ndarray, n: np.ndarray) -> np.ndarray:
-    """Return the two-sided p-value of a correlation over `n` independent entries."""
-    degrees = np.maximum(n - 2, 1)
-    return 2 * t.sf(np.abs(r) * np.sqrt(degrees / np.maximum(1 - r**2, 1e-300)), degrees)
+    """Return the two-sided p-value of a correlation over `n` independent entries, by Student's t distribution."""
+    return betainc(np.maximum(n - 2, 1) / 2, 0.5, 1 - r**2)
