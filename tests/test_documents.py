@@ -1,4 +1,4 @@
-"""Every Python and shell block of the README, the guides and the tutorials runs, in order, as a reader would run it."""
+"""Run all Python and shell blocks of the README, the guides and the tutorials, in order, as a reader would."""
 
 import os
 import re
@@ -17,7 +17,7 @@ import squidpy as sq
 import torch
 
 import sagefm
-from sagefm.weights import CARD, packaged_weights, read_card
+from sagefm.weights import packaged_weights, read_card
 
 ROOT = Path(__file__).parents[1]
 PAGES = {page.relative_to(ROOT).as_posix(): page.read_text() for page in ROOT.glob("docs/*.md")}
@@ -32,7 +32,7 @@ NOT_RUN = {"README.md": 1, "docs/installation.md": 2, "docs/pretraining.md": 1}
 
 @pytest.fixture
 def names() -> dict[str, Any]:
-    """What a reader has at hand: a section, another one, a mask, and a trained model."""
+    """Names that the pages assume: a section, another one, a mask, and a trained model."""
     adata, other = (sagefm.datasets.simulated_tissue(12, 12, n_genes=200, seed=seed) for seed in (0, 1))
     adata.layers["counts"] = adata.X
     sagefm.SAGEFM.setup_anndata(adata)
@@ -44,24 +44,24 @@ def names() -> dict[str, Any]:
 
 
 def human_section() -> ad.AnnData:
-    """Give simulated spots the names of genes that the packaged weights know."""
-    card = read_card(packaged_weights()["human-mini"] / CARD)
+    """Return a simulated section whose gene names the packaged weights know."""
+    card = read_card(packaged_weights()["human-mini"])
     human = sagefm.datasets.simulated_tissue(12, 12, n_genes=2000)
     human.var_names = card["genes"][:2000]
     return human
 
 
-def leave_files(names: dict[str, Any]) -> None:
-    """What a reader has on disk: a section, weights, sections in files and in one, and the published checkpoint."""
+def write_files(names: dict[str, Any]) -> None:
+    """Write the files that the pages assume: sections, weights, embeddings and the published checkpoint."""
     names["adata"].write_h5ad("section.h5ad")
     names["model"].save_pretrained("weights")
-    leave_sections()
-    leave_embedded()
-    leave_checkpoint([*names["adata"].var_names, "CD3E", "MS4A1"], widths=(32, 16, 16, 16, 32))
+    write_sections()
+    write_embedded()
+    write_checkpoint([*names["adata"].var_names, "CD3E", "MS4A1"], widths=(32, 16, 16, 16, 32))
 
 
-def leave_sections() -> None:
-    """Four sections of four patients, in a folder with a table, and as `A1.h5ad` to `D1.h5ad`."""
+def write_sections() -> None:
+    """Write four sections of four patients, in a folder with a table, and as `A1.h5ad` to `D1.h5ad`."""
     Path("sections").mkdir()
     patients = {"A1": "P1", "B1": "P2", "C1": "P3", "D1": "P4"}
     for seed, (name, patient) in enumerate(patients.items()):
@@ -73,8 +73,8 @@ def leave_sections() -> None:
     pd.DataFrame({"path": paths, "sample": list(patients), "patient": patients.values()}).to_csv("sections.csv")
 
 
-def leave_embedded() -> None:
-    """Two embedded sections of two patients, a third of whose spots have no label."""
+def write_embedded() -> None:
+    """Write two embedded sections of two patients, in which a third of the spots have no label."""
     adata = sagefm.datasets.simulated_tissue(16, 16, n_genes=100, n_sections=2)
     sagefm.SAGEFM.setup_anndata(adata, sample_key="sample")
     adata.obsm["X_sagefm"] = sc.pp.pca(adata.X, n_comps=8)
@@ -84,8 +84,8 @@ def leave_embedded() -> None:
     adata.write_h5ad("embedded.h5ad")
 
 
-def leave_checkpoint(genes: list[str], widths: tuple[int, ...]) -> None:
-    """Random weights in the form of the published ones, and their genes."""
+def write_checkpoint(genes: list[str], widths: tuple[int, ...]) -> None:
+    """Write random weights in the format of the published ones, and their genes."""
     weights = {}
     for number, (n_in, n_out) in enumerate(zip((len(genes), *widths), widths, strict=False), start=1):
         weights |= {
@@ -109,21 +109,21 @@ def run(language: str, code: str, document: str, names: dict[str, Any]) -> None:
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_code_runs(document, names, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    leave_files(names)
+    write_files(names)
     for reason, language, code in BLOCK.findall(PAGES[document]):
         if not reason:
             run(language, code, document, names)
     plt.close("all")
 
 
-def test_blocks_that_cannot_run_are_few():
+def test_only_these_blocks_are_not_run():
     reasons = {document: sum(bool(reason) for reason, _, _ in BLOCK.findall(PAGES[document])) for document in DOCUMENTS}
     assert {document: number for document, number in reasons.items() if number} == NOT_RUN
 
 
 @pytest.mark.parametrize("document", sorted(PAGES))
-def test_no_code_is_hidden_from_these_tests(document):
-    """Code in fences of another name, in fences that are indented, or in indented lines would not be run."""
+def test_all_code_is_in_blocks_that_are_run(document):
+    """Code in other or indented fences, or in indented lines, would not be run."""
     languages = re.findall(r"^ *(?:```+|~~~+) *([^\s`]+)", PAGES[document], flags=re.MULTILINE)
     assert {language for language in languages if not language.startswith("{")} <= {"python", "bash", "text"}
     assert len(BLOCK.findall(PAGES[document])) == sum(language in ("python", "bash") for language in languages)

@@ -11,13 +11,11 @@ if TYPE_CHECKING:
 __all__ = ["SAGEFM", "datasets", "pl", "pretraining", "tl"]
 __version__ = version("sagefm")
 
-_HOMES = {"SAGEFM": "sagefm.model._sagefm"}
-
 
 def __getattr__(name: str) -> Any:
-    """Import what is asked for when it is asked for: scvi-tools and torch alone take seconds."""
-    if name in _HOMES:
-        return getattr(import_module(_HOMES[name]), name)
+    """Import on first use: scvi-tools and torch alone take seconds."""
+    if name == "SAGEFM":
+        return import_module("sagefm.model").SAGEFM
     if name in __all__:
         return import_module(f"sagefm.{name}")
     raise AttributeError(f"module 'sagefm' has no attribute {name!r}")

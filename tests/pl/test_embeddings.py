@@ -1,4 +1,4 @@
-"""The comparison of two embeddings counts the neighbours that they share."""
+"""Share of nearest neighbours that two embeddings have in common."""
 
 import numpy as np
 import pytest
@@ -19,24 +19,24 @@ def embeddings():
     return AnnData(obsm={"first": first, "rotated": rotated, "unrelated": unrelated, "gaps": gaps})
 
 
-def mean_of(ax):
+def mean_share(ax):
     return float(ax.get_legend().get_texts()[0].get_text().removeprefix("mean, "))
 
 
-def test_rotation_shares_all_neighbors_and_noise_those_of_chance(embeddings):
-    assert mean_of(sagefm.pl.compare_embeddings(embeddings, "first", "rotated")) == 1
+def test_rotation_shares_all_neighbors_and_noise_as_many_as_expected_by_chance(embeddings):
+    assert mean_share(sagefm.pl.compare_embeddings(embeddings, "first", "rotated")) == 1
     ax = sagefm.pl.compare_embeddings(embeddings, "first", "unrelated")
-    assert mean_of(ax) == pytest.approx(15 / 299, abs=0.02)
+    assert mean_share(ax) == pytest.approx(15 / 299, abs=0.02)
     assert ax.lines[1].get_xdata()[0] == pytest.approx(15 / 299)
 
 
 def test_spots_without_embedding_are_left_out(embeddings):
     ax = sagefm.pl.compare_embeddings(embeddings, "first", "gaps")
     assert sum(bar.get_height() for bar in ax.patches) == 290
-    assert mean_of(ax) == 1
+    assert mean_share(ax) == 1
 
 
-def test_mistakes(embeddings):
+def test_unknown_keys_and_too_many_neighbors_are_refused(embeddings):
     with pytest.raises(KeyError, match="X_pca"):
         sagefm.pl.compare_embeddings(embeddings, "first", "X_pca")
     with pytest.raises(ValueError, match="between 1 and 298"):

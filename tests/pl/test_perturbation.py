@@ -1,17 +1,10 @@
-"""Plots of perturbations draw what the tables say."""
+"""Plots of perturbations and of gene influence."""
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
 
 import sagefm
-
-
-@pytest.fixture(autouse=True)
-def close_figures():
-    yield
-    plt.close("all")
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +20,7 @@ def table() -> pd.DataFrame:
     )
 
 
-def test_dots_are_ordered_by_p_and_sized_by_it(table):
+def test_dots_are_ordered_and_sized_by_p(table):
     ax = sagefm.pl.perturbation_dots(table)
     assert [label.get_text() for label in ax.get_yticklabels()] == ["A → T", "B → T"]
     assert [label.get_text() for label in ax.get_xticklabels()] == ["x", "y"]
@@ -40,7 +33,7 @@ def test_dots_without_groups_and_without_p(table):
     assert [label.get_text() for label in ax.get_yticklabels()] == ["B → T"]
 
 
-def test_dose_response_draws_means_and_takes_axes():
+def test_dose_response_draws_means_and_adds_curves_to_given_axes():
     response = pd.DataFrame([[0.0, 1.0], [1.0, 3.0]], columns=pd.Index([0.0, 2.0], name="A"))
     ax = sagefm.pl.dose_response(response, label="one")
     np.testing.assert_allclose(ax.lines[0].get_xydata(), [[0, 0.5], [2, 2]])
@@ -48,11 +41,11 @@ def test_dose_response_draws_means_and_takes_axes():
     assert ax.lines[0].get_color() != ax.lines[1].get_color()
 
 
-def test_effect_map_shows_the_last_less_the_first_level(adata):
+def test_effect_map_shows_the_last_minus_the_first_level(adata):
     response = pd.DataFrame(np.arange(2.0 * adata.n_obs).reshape(-1, 2) ** 2, index=adata.obs_names)
     drawn = sagefm.pl.effect_map(adata, response[::-1])[0, 0].collections[0].get_array()
     np.testing.assert_allclose(drawn, response[1] - response[0])
-    with pytest.raises(KeyError, match="other sections"):
+    with pytest.raises(KeyError, match="computed for"):
         sagefm.pl.effect_map(adata, response.set_axis(adata.obs_names + "x"))
 
 
@@ -66,7 +59,7 @@ def test_influence_bars_draw_the_largest_genes():
         sagefm.pl.influence_bars(table, "U")
 
 
-def test_wrong_table_is_refused():
+def test_other_tables_are_refused():
     for plot in (sagefm.pl.perturbation_dots, sagefm.pl.influence_bars):
         with pytest.raises(KeyError, match="Pass what"):
             plot(pd.DataFrame({"a": [1]}))

@@ -1,86 +1,85 @@
-"""What `sagefm embed` does: many sections, each a job of its own, in this process or on a Dask cluster."""
-
-from __future__ import annotations
+"""`sagefm embed`: embed sections one by one, in this process or on a Dask cluster."""
 
 import os
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import anndata as ad
 import h5py
 import numpy as np
+from rich.console import Console
 
 from sagefm._errors import SECTION_ERRORS
-from sagefm.data import (
-    SetupKeys,
-    checked_totals,
-    checksum_of,
-    graph_of,
-    read_section,
-    read_whole,
-    section_spots,
-    sections_of,
-)
+from sagefm.cli._output import say
+from sagefm.data import SetupKeys, checked_totals, checksum_of, graph_of, read_section, read_whole, section_spots
 from sagefm.model import SAGEFM
 from sagefm.module import OnePass
-from sagefm.weights import CARD, find_weights, read_card
+from sagefm.weights import find_weights, read_card
 
-ABOUT = "sagefm"  # key in uns that tells what an embedding was made of
+ABOUT = "sagefm"  # key in uns of what an embedding was computed from
 
 
 class Outcome(NamedTuple):
-    """What came of one section: `"embedded"`, `"done before"` or `"failed"`, with the file or the reason."""
+    """Outcome of one section: `"embedded"`, `"done before"` or `"failed"`, with the file or the reason."""
 
     section: str
     status: str
     detail: str
 
 
-def embed_sections(
-    model: str | Path, sections: Iterable[str | Path], out: Path, keys: SetupKeys, key_added: str, dask: str | None
-) -> Iterator[Outcome]:
-    """Embed sections one by one, or on the Dask cluster at the address `dask`; yield what came of each as it comes."""
+def run(
+    model: str | Path,
+    sections: Iterable[str | Path],
+    out: Path,
+    keys: dict[str, Any],
+    key_added: str,
+    dask: str | None,
+    console: Console,
+) -> int:
+    """Embed sections in turn, or on the Dask cluster at the address `dask`; return how many failed."""
     out = out.expanduser().absolute()
     out.mkdir(parents=True, exist_ok=True)
     folder = str(find_weights(model).absolute())
     paths = [Path(section).expanduser().absolute() for section in sections]
-    _refuse_same_names(paths)
-    jobs = [(folder, path, out / f"{path.stem}.h5ad", keys, key_added) for path in paths]
-    if dask is None:
-        yield from (embed_section(*job) for job in jobs)
-        return
+    names = [path.stem for path in paths]
+    if duplicates := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"Several sections would be written to {duplicates[0]}.h5ad; use separate folders.")
+    jobs = [(folder, path, out / f"{path.stem}.h5ad", SetupKeys(**keys), key_added) for path in paths]
+    n_failed = 0
+    for outcome in (embed_section(*job) for job in jobs) if dask is None else _on_dask(dask, jobs):
+        say(console, f"{outcome.status}: {outcome.section}: {outcome.detail}")
+        n_failed += outcome.status == "failed"
+    return n_failed
+
+
+def _on_dask(address: str, jobs: list[tuple]) -> Iterator[Outcome]:
     from distributed import Client, as_completed
 
-    with Client(dask) as client:
+    with Client(address) as client:
         futures = client.map(embed_section, *zip(*jobs, strict=True), pure=False)
-        section_of = {future.key: path for future, path in zip(futures, paths, strict=True)}
+        section_of = {future.key: str(job[1]) for future, job in zip(futures, jobs, strict=True)}
         for future in as_completed(futures):
-            lost = future.exception()  # a worker that died; what the section itself raises is an outcome
-            yield Outcome(str(section_of[future.key]), "failed", repr(lost)) if lost else future.result()
-
-
-def _refuse_same_names(paths: list[Path]) -> None:
-    names = [path.stem for path in paths]
-    doubles = sorted({name for name in names if names.count(name) > 1})
-    if doubles:
-        raise ValueError(f"Several sections are called {doubles[0]!r} and would write one file; embed them apart.")
+            lost = future.exception()  # a worker that died; errors of the section itself are outcomes
+            yield Outcome(section_of[future.key], "failed", repr(lost)) if lost else future.result()
 
 
 def embed_section(folder: str, path: Path, target: Path, keys: SetupKeys, key_added: str) -> Outcome:
-    """Write the section with its embedding, unless that is done; never raise for what is wrong with the section."""
+    """Write the section with its embedding, unless that is done; errors of the section are not raised."""
     try:
-        about = {"weights_sha256": read_card(Path(folder) / CARD)["sha256"], "section_sha256": checksum_of(path)}
+        about = {"weights_sha256": read_card(Path(folder))["sha256"], "section_sha256": checksum_of(path)}
         if _is_done(target, about, key_added):
             return Outcome(str(path), "done before", str(target))
         latent = _embed(_model(folder), path, keys)
         adata = read_whole(path)
-        adata.obsm[key_added] = _with_gaps(latent, adata, keys.layer)
+        # Spots without counts have no embedding.
+        has_counts = np.asarray((adata.layers[keys.layer] if keys.layer else adata.X).sum(axis=1)).ravel() != 0
+        adata.obsm[key_added] = np.full((adata.n_obs, latent.shape[1]), np.nan, dtype=np.float32)
+        adata.obsm[key_added][has_counts] = latent
         adata.uns[ABOUT] = about
-        aside = target.with_name(f".{os.getpid()}-{target.name}")
-        adata.write_h5ad(aside, compression="gzip")
-        os.replace(aside, target)
+        temporary = target.with_name(f".{os.getpid()}-{target.name}")
+        adata.write_h5ad(temporary, compression="gzip")
+        os.replace(temporary, target)
     except SECTION_ERRORS as error:
         return Outcome(str(path), "failed", f"{type(error).__name__}: {error}")
     return Outcome(str(path), "embedded", str(target))
@@ -100,17 +99,9 @@ def _model(folder: str) -> SAGEFM:
 
 
 def _embed(model: SAGEFM, path: Path, keys: SetupKeys) -> np.ndarray:
-    """Return the latent representation of the spots that have counts, (spots, latent), without scvi-tools' register."""
+    """Return the latent representation of the spots that have counts, (spots, latent)."""
     section = read_section(path, keys)
     checked_totals(section.X, "the matrix of counts")
     graph, _ = graph_of(section, keys)
-    spots = section_spots(section, graph, sections_of(section, keys), model.genes, model.module.normalization)
+    spots = section_spots(section, graph, keys, model.genes, model.module.normalization)
     return OnePass(model.module, spots).latent(np.arange(spots.n_obs)).float().cpu().numpy()
-
-
-def _with_gaps(latent: np.ndarray, adata: ad.AnnData, layer: str | None) -> np.ndarray:
-    """Put NaN where a spot has no counts."""
-    counts = adata.X if layer is None else adata.layers[layer]
-    every = np.full((adata.n_obs, latent.shape[1]), np.nan, dtype=np.float32)
-    every[np.asarray(counts.sum(axis=1)).ravel() != 0] = latent
-    return every

@@ -1,7 +1,8 @@
-"""Plots of what the model recovers, how it trained, its domains, perturbations, and of two embeddings compared."""
+"""Plots of recovery, training, domains, perturbations and embeddings."""
 
 from sagefm.pl._embeddings import compare_embeddings
-from sagefm.pl._model import domains, history, recovery
+from sagefm.pl._maps import domains
+from sagefm.pl._model import history, recovery
 from sagefm.pl._perturbation import dose_response, effect_map, influence_bars, perturbation_dots
 
 __all__ = [

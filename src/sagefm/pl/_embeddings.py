@@ -1,29 +1,27 @@
 """Comparison of two embeddings."""
 
-from __future__ import annotations
-
 import numpy as np
 from anndata import AnnData
 from matplotlib.axes import Axes
 from sklearn.neighbors import NearestNeighbors
 
-from sagefm.pl._model import _BLUE, _NEUTRAL, _VERMILION, _new_axes
-from sagefm.tl._inputs import embedded, representation
+from sagefm.pl._style import BLUE, NEUTRAL, VERMILION, new_axes
+from sagefm.tl._inputs import representation
 
 
 def compare_embeddings(
     adata: AnnData, first: str, second: str, *, n_neighbors: int = 15, ax: Axes | None = None
 ) -> Axes:
-    """Plot how many nearest neighbours the spots have in common in two embeddings.
+    """Plot the share of nearest neighbours that each spot has in common in two embeddings.
 
-    What two embeddings say of a spot is which others are like it; their axes cannot be compared. For each spot the
-    nearest spots in one embedding are compared with those in the other. 1 is the same neighbours, and the line what two
-    unrelated embeddings would share.
+    The axes of two embeddings cannot be compared, but the spots that are similar to a spot can. For each spot, the
+    nearest spots in one embedding are compared with those in the other: 1 means the same neighbours, and the dashed
+    line shows the share expected of two unrelated embeddings.
 
     Parameters
     ----------
     adata
-        Spots with both embeddings. Spots whose row has NaN in either are left out.
+        Spots with both embeddings. Spots with NaN in either are left out.
     first, second
         Keys in `obsm`.
     n_neighbors
@@ -39,9 +37,9 @@ def compare_embeddings(
     Raises
     ------
     KeyError
-        If a key is not there; the message lists those that are.
+        If a key does not exist; the message lists those that do.
     ValueError
-        If `n_neighbors` is not between 1 and the number of spots less 2.
+        If `n_neighbors` is not between 1 and the number of spots minus 2.
 
     Examples
     --------
@@ -53,22 +51,18 @@ def compare_embeddings(
     >>> sagefm.pl.compare_embeddings(adata, "X_pca", "X_5").get_title()
     'X_pca and X_5'
     """
-    values = [representation(adata, key) for key in (first, second)]
-    rows = embedded(values[0], first) & embedded(values[1], second)
-    if not 1 <= n_neighbors <= rows.sum() - 2:
-        raise ValueError(f"n_neighbors={n_neighbors} must lie between 1 and {rows.sum() - 2}, the spots less two.")
-    shared = _shared(values[0][rows], values[1][rows], n_neighbors)
-    ax = _new_axes() if ax is None else ax
+    (one, in_one), (two, in_two) = (representation(adata, key) for key in (first, second))
+    rows = in_one & in_two
+    n = int(rows.sum())
+    if not 1 <= n_neighbors <= n - 2:
+        raise ValueError(f"n_neighbors={n_neighbors} must lie between 1 and {n - 2}, the number of spots minus 2.")
+    graphs = [NearestNeighbors(n_neighbors=n_neighbors).fit(values[rows]).kneighbors_graph() for values in (one, two)]
+    shared = np.asarray(graphs[0].multiply(graphs[1]).sum(axis=1)).ravel() / n_neighbors
+    ax = new_axes() if ax is None else ax
     bins = (np.arange(n_neighbors + 2) - 0.5) / n_neighbors
-    ax.hist(shared, bins=bins.tolist(), color=_BLUE)
-    ax.axvline(shared.mean(), color=_VERMILION, label=f"mean, {shared.mean():.2f}")
-    ax.axvline(n_neighbors / (rows.sum() - 1), color=_NEUTRAL, linestyle="--", label="by chance")
+    ax.hist(shared, bins=bins.tolist(), color=BLUE)
+    ax.axvline(shared.mean(), color=VERMILION, label=f"mean, {shared.mean():.2f}")
+    ax.axvline(n_neighbors / (n - 1), color=NEUTRAL, linestyle="--", label="by chance")
     ax.set(xlabel=f"share of the {n_neighbors} nearest spots in common", ylabel="spots", title=f"{first} and {second}")
     ax.legend(frameon=False)
     return ax
-
-
-def _shared(first: np.ndarray, second: np.ndarray, n_neighbors: int) -> np.ndarray:
-    """Return the share of nearest neighbours in common, (spots,)."""
-    graphs = [NearestNeighbors(n_neighbors=n_neighbors).fit(values).kneighbors_graph() for values in (first, second)]
-    return np.asarray(graphs[0].multiply(graphs[1]).sum(axis=1)).ravel() / n_neighbors

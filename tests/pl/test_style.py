@@ -1,4 +1,4 @@
-"""The colours of categories, as those see them who lack one kind of cone."""
+"""Colours of categories, as seen with normal and with colour-deficient vision."""
 
 from itertools import combinations
 
@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
 
-from sagefm.pl._model import _PALETTE
+from sagefm.pl._style import PALETTE
 
 # Machado, Oliveira and Fernandes (2009), severity 1, on linear RGB.
 VISION = {
-    "all cones": np.eye(3),
-    "no red": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
-    "no green": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
-    "no blue": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]],
+    "normal": np.eye(3),
+    "protanopia": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+    "deuteranopia": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
+    "tritanopia": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]],
 }
 TO_XYZ = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
 
@@ -34,12 +34,12 @@ def contrast(first: str, second: str) -> float:
 
 
 @pytest.mark.parametrize("vision", VISION)
-def test_any_two_categories_can_be_told_apart(vision):
-    seen = [lab(np.clip(VISION[vision] @ linear(color), 0, 1)) for color in _PALETTE]
+def test_any_two_categories_are_distinguishable(vision):
+    seen = [lab(np.clip(VISION[vision] @ linear(color), 0, 1)) for color in PALETTE]
     nearest = min(np.linalg.norm(first - second) for first, second in combinations(seen, 2))
-    assert nearest > 15  # in units of CIE 1976, of which two are just seen
+    assert nearest > 15  # CIE76; a difference of about 2 is just noticeable
 
 
-@pytest.mark.parametrize("color", _PALETTE)
-def test_every_category_shows_on_a_dark_page(color):
-    assert contrast(color, "#121212") >= 3  # what WCAG asks of graphics
+@pytest.mark.parametrize("color", PALETTE)
+def test_each_category_is_visible_on_a_dark_page(color):
+    assert contrast(color, "#121212") >= 3  # the minimum for graphics in WCAG
