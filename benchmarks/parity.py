@@ -5,8 +5,8 @@
 
 On a simulated tissue and two real sections a small model is trained, saved by `save` and by `save_pretrained`, and its
 embedding, masked recovery, imputation, perturbation and influence are recorded. `compare` does the same with the saved
-models (which shows that older folders load) and with models that it trains anew. Real sections are read from the
-folder that the variable SAGEFM_DATA names.
+models (which shows that older folders load) and with models that it trains again. Real sections are read from the
+folder in the variable SAGEFM_DATA.
 """
 
 import argparse
@@ -56,7 +56,7 @@ def trained(name: str, adata: ad.AnnData) -> sagefm.SAGEFM:
 
 
 def numbers(model: sagefm.SAGEFM) -> dict[str, np.ndarray]:
-    """What a user reads off a model, each as an array."""
+    """Return all results of a model, each as an array."""
     adata = model.adata
     totals = np.asarray(adata.X.sum(axis=0)).ravel()
     genes = list(adata.var_names[np.argsort(-totals)[:12]])
@@ -97,7 +97,7 @@ def record(folder: Path) -> None:
 
 
 def differences(expected: dict[str, np.ndarray], found: dict[str, np.ndarray]) -> pd.Series:
-    """Largest difference of each result, as a share of its largest value; infinite where a NaN moved."""
+    """Return the largest difference in each result, relative to its largest value; infinite if a NaN moved."""
     return pd.Series({name: _difference(expected[name], found[name]) for name in expected if name in found})
 
 
@@ -116,7 +116,7 @@ def compare(folder: Path) -> pd.DataFrame:
         models = {
             "saved": sagefm.SAGEFM.load(folder / name / "saved", adata),
             "pretrained": sagefm.SAGEFM.from_pretrained(folder / name / "pretrained", make(), **setup_keys(name)),
-            "trained anew": trained(name, make()),
+            "trained again": trained(name, make()),
         }
         for kind, model in models.items():
             table[name, kind] = differences(expected, numbers(model))

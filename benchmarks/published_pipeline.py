@@ -118,11 +118,11 @@ def published(checkpoint: Path, name: str, genes: np.ndarray, folder: Path) -> d
         for _, (start, graphs) in zip(range(TRAINING_STEPS), batches(), strict=False):
             batch = Batch.from_data_list(graphs)
             target = batch.x[::K].clone()
-            hidden = torch.from_numpy(mask[start : start + len(graphs)])
-            batch.x[::K][hidden] = 0
+            masked = torch.from_numpy(mask[start : start + len(graphs)])
+            batch.x[::K][masked] = 0
             predicted = model(batch.x, batch.edge_index)[1][::K]
             optimizer.zero_grad()
-            nn.functional.mse_loss(predicted[hidden], target[hidden]).backward()
+            nn.functional.mse_loss(predicted[masked], target[masked]).backward()
             optimizer.step()
 
     numbers["step"] = timed(train)[0] / TRAINING_STEPS
@@ -154,8 +154,7 @@ def ours(checkpoint: Path, name: str, genes: np.ndarray, folder: Path) -> dict[s
     numbers["embed_16"] = timed(lambda: half_precision(model))[0]
     numbers["error_16"] = relative_difference(half_precision(model), latent)
     numbers["share_of_rate"] = matrix_work(len(nodes), len(genes)) / numbers["embed"] / matrix_rate(len(genes))
-    everything = np.ones(adata.shape, dtype=bool)
-    save(folder.parent / "ours.npz", latent, *predictions(model, genes, everything, ordered))
+    save(folder.parent / "ours.npz", latent, *predictions(model, ordered))
     numbers["step"] = training_step(model)
     return numbers
 
@@ -166,15 +165,16 @@ def half_precision(model: Any) -> np.ndarray:
         return model.get_latent_representation(key_added=None)
 
 
-def predictions(model: Any, genes: np.ndarray, everything: np.ndarray, mask: np.ndarray) -> list[np.ndarray]:
+def predictions(model: Any, mask: np.ndarray) -> list[np.ndarray]:
     """Return predictions for unmasked spots, and latent representations and predictions for masked spots."""
-    from sagefm.model import model_mask
+    from sagefm.data import registered_spots
+    from sagefm.model import ModelMask
     from sagefm.module import OnePass
 
-    spots = model._spots_of(None)
+    spots = registered_spots(model.adata_manager, model.module.normalization)
     rows, one_pass = np.arange(spots.n_obs), OnePass(model.module, spots)
     unmasked = np.concatenate([decoded(model, piece.latent) for piece in one_pass.unmasked(rows)])
-    pieces = list(one_pass.masked(rows, lambda piece: model_mask(mask, piece, spots)))
+    pieces = list(one_pass.masked(rows, ModelMask(mask, spots.columns)))
     latent = np.concatenate([piece.latent.numpy() for piece in pieces])
     return [unmasked, latent, np.concatenate([decoded(model, piece.latent) for piece in pieces])]
 
@@ -189,10 +189,11 @@ def decoded(model: Any, latent: Tensor) -> np.ndarray:
 
 def training_step(model: Any) -> float:
     """Return the seconds per training step, including data loading."""
-    from sagefm.data import SectionSplitter
+    from sagefm.data import SectionSplitter, registered_spots
     from sagefm.module import MaskedCenterPlan
 
-    splitter = SectionSplitter(model._spots_of(None), batch_size=BATCH)
+    spots = registered_spots(model.adata_manager, model.module.normalization)
+    splitter = SectionSplitter(spots, batch_size=BATCH)
     splitter.setup()
     plan = MaskedCenterPlan(model.module.train(), lr=5e-5, weight_decay=1e-4)
     optimizer = plan.configure_optimizers()["optimizer"]

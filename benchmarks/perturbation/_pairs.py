@@ -6,12 +6,14 @@ from scipy.stats import rankdata
 from sklearn.metrics import roc_auc_score
 
 from sagefm import SAGEFM
+from sagefm.data import registered_spots
 from sagefm.model.perturbation import ControlPool
 
 
 def matched_random(model: SAGEFM, pairs: pd.DataFrame, seed: int, n_each: int = 1) -> pd.DataFrame:
     """Replace both genes of every pair by random ones of the 100 most similar genes; given pairs are excluded."""
-    spots, rng = model._spots_of(None), np.random.default_rng(seed)
+    spots = registered_spots(model.adata_manager, model.module.normalization)
+    rng = np.random.default_rng(seed)
     pool = ControlPool(*spots.gene_moments(np.arange(spots.n_obs)), 100, seed + 1000)
     given, rows = set(pairs[["source", "target"]].itertuples(index=False, name=None)), set()
     for pair in given:

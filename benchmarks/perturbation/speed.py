@@ -14,7 +14,8 @@ import torch
 from torch_geometric.data import Batch
 
 import sagefm
-from sagefm.model.perturbation import Counterfactual, Expression, Levels, Readout
+from sagefm.data import Units, registered_spots
+from sagefm.model.perturbation import Counterfactual, Levels, Readout
 
 warnings.simplefilter("ignore")
 N_PASSED = 32
@@ -22,26 +23,23 @@ N_PASSED = 32
 
 def full_pass(model: sagefm.SAGEFM) -> float:
     """Return seconds per spot, for one source and level."""
-    units = model._spots_of(None).units.of(np.arange(1))
     batch = Batch.from_data_list(model.to_pyg(np.arange(N_PASSED)))
     times = []
     with torch.inference_mode():
         for _ in range(3):
             start = time.process_time()
-            model.module.decode(model.module.encoder.on_graph(batch.x, batch.edge_index), units)
+            model.module.decode(model.module.encoder.on_graph(batch.x, batch.edge_index), Units())
             times.append(time.process_time() - start)
     return min(times) / N_PASSED
 
 
 def fast_path(model: sagefm.SAGEFM, n_targets: int) -> float:
     """Return seconds per spot, for one source and level, with `n_targets` targets, each masked separately."""
-    spots = model._spots_of(None)
+    spots = registered_spots(model.adata_manager, model.module.normalization)
     genes = np.arange(100, 101 + n_targets)
     rows = np.arange(spots.n_obs)
-    one = Counterfactual(
-        model.module, spots, rows, Expression(spots, genes), where="neighbors", mask_targets=True
-    )  # fmt: skip
-    levels, readout, times = Levels.of(5), Readout([*genes[1:, None]]), []
+    one = Counterfactual(model.module, spots, rows, genes, where="neighbors", mask_targets=True)
+    levels, readout, times = Levels.parse(5), Readout.of_targets([*genes[1:, None]]), []
     for _ in range(3):
         start = time.process_time()
         for _ in one.responses(genes[:1], levels, readout):

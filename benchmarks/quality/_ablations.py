@@ -3,9 +3,7 @@
 import argparse
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
 from typing import Any
-from unittest.mock import patch
 
 import anndata as ad
 import numpy as np
@@ -32,19 +30,14 @@ def measure(arguments: argparse.Namespace) -> Iterator[pd.DataFrame]:
                 continue
             for seed in TASK["seeds"]:
                 account = {"dataset": name, "method": variant, "seed": seed, "label": changes["label"]}
-                with ExitStack() as changed:
-                    for constant, value in changes.get("constants", {}).items():
-                        changed.enter_context(patch(constant, value))
-                    scores = scored(changes, train, test, seed)
+                scores = scored(changes, train, test, seed)
                 yield pd.DataFrame([{**account, "metric": metric, "value": value} for metric, value in scores.items()])
 
 
 def scored(changes: dict[str, Any], train: ad.AnnData, test: ad.AnnData, seed: int) -> dict[str, float]:
     """Train one variant; return its scores and its training cost."""
     scvi.settings.seed = seed
-    model = sagefm.SAGEFM(train, **changes.get("model", {}))
-    if changes.get("random_start"):
-        model.module.start_from = lambda components, deviation: None
+    model = changed_model(changes, train)
     busy = time.process_time()
     model.train(accelerator="cpu", enable_progress_bar=False, **changes.get("train", {}))
     cost = {
@@ -55,6 +48,20 @@ def scored(changes: dict[str, Any], train: ad.AnnData, test: ad.AnnData, seed: i
     fitted = {f"fitted_{key}": value for key, value in masked_recovery(model, train, test, n_masks=1).items()}
     alone = masked_recovery(model, train, test, n_masks=1, fit_section=False)
     return cost | alone | fitted | domain_scores(model, test)
+
+
+def changed_model(changes: dict[str, Any], train: ad.AnnData) -> sagefm.SAGEFM:
+    """Return an untrained variant: other arguments of the model, or other settings of its network."""
+    model = sagefm.SAGEFM(train, **changes.get("model", {}))
+    for owner, name in ((model.module, "module"), (model.module.normalization, "normalization")):
+        for setting, value in changes.get(name, {}).items():
+            if not hasattr(owner, setting):
+                raise AttributeError(f"The {name} has no setting {setting!r} that protocol.toml could change.")
+            setattr(owner, setting, value)
+    model.module.section_fit = model.module.section_fit._replace(**changes.get("section_fit", {}))
+    if changes.get("random_start"):
+        model.module.init_from_pca = lambda components, deviation: None
+    return model
 
 
 def domain_scores(model: sagefm.SAGEFM, test: ad.AnnData) -> dict[str, float]:

@@ -12,12 +12,13 @@ from sklearn.linear_model import Ridge
 
 from sagefm.data import neighbor_mean_operator
 from sagefm.model import Moments, recovery_table
+from sagefm.module import RidgeSums, SectionFit
 
 N_COMPONENTS = 50
 MASK_FRACTION = 0.3
 ALPHA = 100.0
-N_FOLDS, FLOOR = 3, 0.4  # as in the section fit of the model
-SECTION_COMPONENTS, SECTION_PENALTY = 10, 60.0  # best of several values tried on the development sections
+N_FOLDS, FLOOR = 3, 0.4  # as in the section fit and the normalisation of the model
+SETTINGS = SectionFit(n_components=10, feature_penalty=60.0)  # best of several values tried on the development sections
 
 
 class LinearModel:
@@ -43,25 +44,26 @@ class LinearModel:
 
     def impute_masked(self, adata: ad.AnnData, genes: list[str]) -> pd.DataFrame:
         """Predict genes that are masked in every spot, by a regression that does not use them as input."""
-        hidden = self._genes.isin(genes)
-        components, ridge = self._fit(hidden)
+        masked = self._genes.isin(genes)
+        components, ridge = self._fit(masked)
         parts = []
         for section in _sections(adata, self._genes):
-            section.hide(hidden)
+            section.mask_genes(masked)
             nothing = np.zeros(section.counts.shape, dtype=bool)
             predicted = ridge.predict(section.features(components, nothing))
             parts.append(pd.DataFrame(predicted, index=section.names, columns=self._genes)[genes])
         return pd.concat(parts).loc[adata.obs_names]
 
-    def _fit(self, hidden: np.ndarray) -> tuple[np.ndarray, Ridge]:
+    def _fit(self, masked: np.ndarray) -> tuple[np.ndarray, Ridge]:
+        """Return components and regression of all genes on those not `masked`, boolean (genes,)."""
         rng = np.random.default_rng(0)
         sections = list(_sections(self._train, self._genes))
         truth = np.concatenate([section.logged for section in sections])
         for section in sections:
-            section.hide(hidden)
-        seen = np.concatenate([section.logged for section in sections])
-        components = TruncatedSVD(N_COMPONENTS, random_state=0).fit(sp.csr_matrix(seen)).components_.T
-        masks = [rng.random(section.counts.shape) < (0 if hidden.any() else MASK_FRACTION) for section in sections]
+            section.mask_genes(masked)
+        unmasked = np.concatenate([section.logged for section in sections])
+        components = TruncatedSVD(N_COMPONENTS, random_state=0).fit(sp.csr_matrix(unmasked)).components_.T
+        masks = [rng.random(section.counts.shape) < (0 if masked.any() else MASK_FRACTION) for section in sections]
         features = [section.features(components, mask) for section, mask in zip(sections, masks, strict=True)]
         return components, Ridge(ALPHA).fit(np.concatenate(features), truth)
 
@@ -82,24 +84,24 @@ class SectionModel:
 
     def _predict(self, section: "_Section", mask: np.ndarray) -> np.ndarray:
         rng = np.random.default_rng(0)
-        filled = np.where(mask, section.around, section.logged)
+        filled = np.where(mask, section.neighbors, section.logged)
         mean, scale = filled.mean(axis=0), np.sqrt(filled.var(axis=0) + FLOOR**2)
-        components = TruncatedSVD(SECTION_COMPONENTS, random_state=0).fit(sp.csr_matrix(filled)).components_.T
-        target, around = ((values - mean) / scale for values in (section.logged, section.around))
+        components = TruncatedSVD(SETTINGS.n_components, random_state=0).fit(sp.csr_matrix(filled)).components_.T
+        target, neighbors = ((values - mean) / scale for values in (section.logged, section.neighbors))
         center = section.features(components, mask)
         offset, center = center.mean(axis=0), center - center.mean(axis=0)
-        left = ~mask
-        around_left = section.mean_over_neighbors(np.where(mask, 0, section.logged))
-        around_left = (around_left / np.maximum(section.mean_over_neighbors(left), 1e-9) - mean) / scale
-        around_left[section.mean_over_neighbors(left) == 0] = 0
+        # Mean over the unmasked entries of the neighbours.
+        share = section.mean_over_neighbors(~mask)
+        unmasked = section.mean_over_neighbors(np.where(mask, 0, section.logged))
+        unmasked = np.where(share == 0, 0, (unmasked / np.maximum(share, 1e-9) - mean) / scale)
         sums, fold = RidgeSums(len(self._genes), center.shape[1]), rng.integers(N_FOLDS, size=mask.shape)
         for number in range(N_FOLDS):
             features = section.features(components, mask | (fold == number)) - offset
-            asked = ~mask & (fold == number)
-            sums.add(*(torch.from_numpy(np.float32(values)) for values in (asked, target, around_left, features)))
+            scored = ~mask & (fold == number)
+            sums.add(*(torch.from_numpy(np.float32(values)) for values in (scored, target, unmasked, features)))
         nothing = np.zeros((len(self._genes), center.shape[1]))
-        weight, own = sums.solve(nothing, [components.shape[1]] * 2, SECTION_PENALTY)
-        return (center @ weight.T + own * around) * scale + mean
+        weight, neighbor_weight = sums.solve(nothing, [components.shape[1]] * 2, SETTINGS)
+        return (center @ weight.T + neighbor_weight * neighbors) * scale + mean
 
 
 class _Section:
@@ -114,7 +116,7 @@ class _Section:
         self.connected = np.diff(self._operator.indptr) > 0
         self._update()
 
-    def hide(self, genes: np.ndarray) -> None:
+    def mask_genes(self, genes: np.ndarray) -> None:
         """Set genes to zero, so that they do not count towards the library sizes."""
         self.counts[:, genes] = 0
         self._update()
@@ -122,7 +124,7 @@ class _Section:
     def _update(self) -> None:
         self.depth = np.maximum(self.counts.sum(axis=1), 1)
         self.logged = self._log(self.counts, self.depth)
-        self.around = self.mean_over_neighbors(self.logged)
+        self.neighbors = self.mean_over_neighbors(self.logged)
 
     def mean_over_neighbors(self, values: np.ndarray) -> np.ndarray:
         """Return the mean of `values`, (spots, genes), over the neighbours of each spot."""
@@ -133,9 +135,9 @@ class _Section:
 
     def features(self, components: np.ndarray, mask: np.ndarray) -> np.ndarray:
         """Return the components of each spot, with masked entries filled in, and of the mean of its neighbours."""
-        seen = np.where(mask, 0, self.counts)
-        own = np.where(mask, self.around, self._log(seen, np.maximum(seen.sum(axis=1), 1)))
-        return np.hstack([own @ components, self.around @ components])
+        unmasked = np.where(mask, 0, self.counts)
+        own = np.where(mask, self.neighbors, self._log(unmasked, np.maximum(unmasked.sum(axis=1), 1)))
+        return np.hstack([own @ components, self.neighbors @ components])
 
 
 def _masked_recovery(predict, adata: ad.AnnData, genes: pd.Index, n_masks: int, seed: int) -> pd.DataFrame:
@@ -146,8 +148,8 @@ def _masked_recovery(predict, adata: ad.AnnData, genes: pd.Index, n_masks: int, 
         masks = (rng.random(section.counts.shape) / MASK_FRACTION).astype(int)
         for number in range(n_masks):
             mask = masks == number
-            part = Moments.start(section.logged[:, shared].sum(axis=0), len(section.counts))
-            arrays = (mask, section.logged, predict(section, mask), section.around)
+            part = Moments(section.logged[:, shared].sum(axis=0), len(section.counts))
+            arrays = (mask, section.logged, predict(section, mask), section.neighbors)
             part.add(*(values[section.connected][:, shared] for values in arrays))
             moments[number].append(part)
     return recovery_table(moments, genes[shared])

@@ -53,8 +53,8 @@ def measure(arguments: argparse.Namespace) -> Iterator[pd.DataFrame]:
                 # Taken from the model that has all genes of the training sections, as the ridge regression does.
                 if method == "sagefm" and "neighbors" in wanted and arguments.task == "recovery":
                     ending = "_neighbors"
-                    beside = {k.removesuffix(ending): v for k, v in scores.items() if k.endswith(ending)}
-                    yield rows(name, "neighbors", 0, {}, beside)
+                    neighbors = {k.removesuffix(ending): v for k, v in scores.items() if k.endswith(ending)}
+                    yield rows(name, "neighbors", 0, {}, neighbors)
 
 
 def rows(dataset: str, method: str, seed: int, cost: dict[str, float], scores: dict[str, float]) -> pd.DataFrame:

@@ -67,8 +67,7 @@ class Representations:
         print(f"{time.strftime('%H:%M:%S')} {dataset} {method} seed {seed}", flush=True)
         code, output, errors = _ended([str(part) for part in command])
         if code == 0:
-            told = json.loads(output.strip().splitlines()[-1])
-            run = replace(run, **told)
+            run = replace(run, **json.loads(output.strip().splitlines()[-1]))
         else:
             run.note = (errors.strip().splitlines() or [f"ended with {code}"])[-1][:300]
             print(errors[-3000:], file=sys.stderr)

@@ -14,6 +14,7 @@ import pandas as pd
 from _inputs import annotation
 from _protocol import HERE, PROTOCOL
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
+from sklearn.preprocessing import StandardScaler
 
 import sagefm
 
@@ -117,14 +118,21 @@ def mixing(adata: ad.AnnData, result: np.ndarray, environments: Path) -> Iterato
             adata.X[known], obs=pd.DataFrame({"batch": adata.obs["patient"][known], "label": labels[known].astype(str)})
         )
         light.obsm[REP] = result[known].astype(np.float32)
-        light.obsm["scaled"] = sagefm.tl._inputs.scaled_within(result, adata.obs["sample"].to_numpy())[known].astype(
-            np.float32
-        )
+        light.obsm["scaled"] = scaled_within(result, adata.obs["sample"])[known].astype(np.float32)
         light.write_h5ad(source)
         python = environments / "mofa" / "bin" / "python"
         subprocess.run([python, HERE / "_mixing.py", source, target], check=True, capture_output=True)
         for row in pd.read_csv(target).itertuples():
             yield {"scale_by": "sample" if row.embedding == "scaled" else "nothing"}, row.metric, row.value
+
+
+def scaled_within(values: np.ndarray, sections: pd.Series) -> np.ndarray:
+    """Return `values` scaled to mean 0 and standard deviation 1 within each section."""
+    scaled = np.empty_like(values)
+    for name in sections.unique():
+        rows = (sections == name).to_numpy()
+        scaled[rows] = StandardScaler().fit_transform(values[rows])
+    return scaled
 
 
 SCORES = {"domains": domains, "annotation": annotate, "regions": regions, "mixing": mixing}

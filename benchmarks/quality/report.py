@@ -89,8 +89,8 @@ def cost(scores: pd.DataFrame) -> pd.DataFrame:
     table = pd.DataFrame({"processor, s": seconds.map("{:.1f}".format), "peak, MiB": runs["peak_mib"].mean().round()})
     table = table.loc[seconds.index].astype({"peak, MiB": int})
     for method, title in {
-        "sagefm": "beside sagefm, training included",
-        "sagefm_pretrained": "beside pretrained",
+        "sagefm": "relative to sagefm, training included",
+        "sagefm_pretrained": "relative to pretrained",
     }.items():
         if method in seconds:
             table[title] = (seconds / seconds[method]).map(

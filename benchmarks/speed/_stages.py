@@ -10,7 +10,7 @@ import squidpy as sq
 import torch
 
 import sagefm
-from sagefm.data import SectionSplitter
+from sagefm.data import SectionSplitter, Spots, registered_spots
 from sagefm.module import BATCH_SIZE, MaskedCenterPlan, OnePass
 
 Stages = dict[str, Callable[[], Any]]
@@ -23,6 +23,11 @@ def model_of(adata: ad.AnnData) -> sagefm.SAGEFM:
     model = sagefm.SAGEFM(adata)
     model.train(max_epochs=1, limit_train_batches=1, early_stopping=False, enable_progress_bar=False)
     return model
+
+
+def spots_of(model: sagefm.SAGEFM) -> Spots:
+    """Return the spots of the model's AnnData, with nothing computed yet."""
+    return registered_spots(model.adata_manager, model.module.normalization)
 
 
 def bare_products(model: sagefm.SAGEFM, n_spots: int) -> Callable[[], None]:
@@ -61,19 +66,18 @@ def bare_step_products(model: sagefm.SAGEFM) -> Callable[[], None]:
 
 def embedding_stages(model: sagefm.SAGEFM, folder: Path) -> Stages:
     """Return the stages of an embedding; `embedding` is the whole embedding, without building the graph or writing."""
-    adata = model.adata
-    spots = model._spots_of(None)
+    adata, spots = model.adata, spots_of(model)
     one_pass, rows = OnePass(model.module, spots), np.arange(spots.n_obs)
 
     def units() -> object:
-        del spots.__dict__["units"]  # cached after the first call
+        del spots.units  # cached after the first call
         return spots.units
 
     return {
         "products": bare_products(model, spots.n_obs),
         "graph": lambda: sq.gr.spatial_neighbors_grid(adata, n_rings=2, copy=True),
         "setup": lambda: sagefm.SAGEFM.setup_anndata(adata),
-        "counts to log scale": lambda: model._spots_of(None)._logged,
+        "counts to log scale": lambda: spots_of(model).log(rows[:1]),  # of all spots, at the first call
         "units": units,
         "network": lambda: one_pass.latent(rows),
         "embedding": lambda: model.get_latent_representation(key_added=None),
@@ -83,7 +87,7 @@ def embedding_stages(model: sagefm.SAGEFM, folder: Path) -> Stages:
 
 def training_stages(model: sagefm.SAGEFM) -> Stages:
     """Return the stages of a training step; `step` is the complete step."""
-    spots = model._spots_of(None)
+    spots = spots_of(model)
     splitter = SectionSplitter(spots, batch_size=TRAINING_BATCH)
     splitter.setup()
     loader = splitter.train_dataloader()
