@@ -25,6 +25,7 @@ import sagefm
 ROOT = Path(__file__).parents[1]
 SECTIONS = Path(os.environ.get("SAGEFM_DATA", ROOT / "../shared/data")) / "sections"
 TOLERANCE = 1e-5
+RECOVERY = ["r", "r_neighbors", "r_pooled", "n", "mean_expression"]
 REAL = {"her2st_andersson2021__A1": 6, "heart_asp2019__5_CN74_E1_HE": 10}  # section: epochs
 
 
@@ -60,10 +61,11 @@ def numbers(model: sagefm.SAGEFM) -> dict[str, np.ndarray]:
     adata = model.adata
     totals = np.asarray(adata.X.sum(axis=0)).ravel()
     genes = list(adata.var_names[np.argsort(-totals)[:12]])
+    everything = np.arange(adata.n_obs)
     mask = np.random.default_rng(0).random(adata.shape) < 0.2
     tables = {
-        "recovery, network alone": model.get_masked_recovery(fit_section=False),
-        "recovery, fitted": model.get_masked_recovery(n_masks=2),
+        "recovery, network alone": model.get_masked_recovery(fit_section=False, indices=everything)[RECOVERY],
+        "recovery, fitted": model.get_masked_recovery(n_masks=2, indices=everything)[RECOVERY],
         "imputed genes": model.impute_masked(genes=genes[:4]),
         "imputed genes as counts": model.impute_masked(genes=genes[:4], scale="counts"),
         "imputed entries, network alone": model.impute_masked(mask=mask, fit_section=False),

@@ -89,6 +89,11 @@ class Spots:
         """Return counts, float32 (rows, genes), also those of masked genes; zero for genes missing from the panel."""
         return self._counts[rows].astype(np.float32, copy=False)
 
+    def library_sizes(self) -> np.ndarray:
+        """Return the counts of every spot over the model's genes, (n,)."""
+        parts = (self.counts(rows).sum(axis=1) for rows in chunks(np.arange(self.n_obs), CHUNK))
+        return np.concatenate([np.asarray(part).ravel() for part in parts])
+
     def log(self, rows: np.ndarray) -> sp.csr_matrix:
         """Return counts on the log scale, (rows, genes), zero where masked."""
         if self._logged is not None:

@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 from functools import reduce
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from sagefm.model._statistics import fisher_average, pearson_p, q_values
+from sagefm.model._statistics import combined_p, fisher_average, pearson_p, q_values
 
 TOP = 500  # number of most expressed genes that the totals summarise
 _ROUNDING = 1e-12  # a variance below this share of the mean square is float64 rounding error
@@ -59,25 +60,41 @@ def _correlation(n, x, xx, y, yy, xy) -> np.ndarray:
     return np.where(flat_truth, np.nan, np.where(flat, 0, (covariance / spread).clip(-1, 1)))
 
 
-def recovery_table(by_mask: Sequence[Sequence[Moments]], genes: pd.Index) -> pd.DataFrame:
-    """Combine the moments of all sections, for each mask, into the table of :meth:`SAGEFM.get_masked_recovery`.
+class SectionScores(NamedTuple):
+    """Scores of one section.
+
+    Moments of each mask; the effective number of scored entries, for all masks together, (genes,); and the noise
+    ceiling, (genes,).
+    """
+
+    moments: list[Moments]
+    n_effective: np.ndarray
+    r_max: np.ndarray
+
+
+def recovery_table(sections: Sequence[SectionScores], genes: pd.Index) -> pd.DataFrame:
+    """Combine the scores of all sections into the table of :meth:`SAGEFM.get_masked_recovery`.
 
     Correlations are computed for each mask and then averaged. The entries of different masks are not pooled: a
     prediction that is informed by the mean of the unmasked entries is too low where the masked ones are high, so
     pooling would underestimate the correlation.
     """
-    r, p, r_neighbors = _averaged([moments for sections in by_mask for moments in sections])
-    all_sections = [reduce(Moments.__add__, sections) for sections in by_mask]
-    r_pooled, _, _ = _averaged(all_sections)
-    pooled = reduce(Moments.__add__, all_sections)
+    r, r_neighbors = _averaged([moments for section in sections for moments in section.moments])
+    by_mask = [reduce(Moments.__add__, moments) for moments in zip(*(s.moments for s in sections), strict=True)]
+    pooled, (r_pooled, _) = reduce(Moments.__add__, by_mask), _averaged(by_mask)
+    n_effective = np.stack([section.n_effective for section in sections])
+    p = combined_p(np.stack([_averaged(section.moments)[0] for section in sections]), n_effective)
+    ceilings, n = (np.stack(x) for x in zip(*((s.r_max, sum(m.n for m in s.moments)) for s in sections), strict=True))
     columns = {
         "r": r,
         "r_neighbors": r_neighbors,
+        "r_max": fisher_average(ceilings, n)[0],
         "r_pooled": r_pooled,
         "p": p,
         "q": q_values(p),
-        "p_pooled": pearson_p(r_pooled, pooled.n),
+        "p_naive": pearson_p(r_pooled, pooled.n),
         "n": pooled.n.astype(int),
+        "n_effective": np.nansum(n_effective, axis=0),
         "mean_expression": pooled.expression / pooled.n_spots,
     }
     table = pd.DataFrame(columns, index=genes)
@@ -85,24 +102,26 @@ def recovery_table(by_mask: Sequence[Sequence[Moments]], genes: pd.Index) -> pd.
     return table
 
 
-def _averaged(parts: Sequence[Moments]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return averages over `parts`, each (genes,): the prediction's r and its p-value, and the neighbour mean's r."""
-    n = np.stack([part.n for part in parts])
-    within, within_neighbors = np.stack([part.correlations() for part in parts], axis=1)
-    return *fisher_average(within, n), fisher_average(within_neighbors, n)[0]
+def _averaged(parts: Sequence[Moments]) -> np.ndarray:
+    """Return averages over `parts` of the prediction's r and of the neighbour mean's r, (2, genes)."""
+    n, r = np.stack([part.n for part in parts]), np.stack([part.correlations() for part in parts], axis=1)
+    return np.stack([fisher_average(within, n)[0] for within in r])
 
 
 def _totals(table: pd.DataFrame) -> dict[str, float]:
     tested = table[table["r"].notna()]
     top = tested.nlargest(TOP, "mean_expression")
     recovered = (tested["q"] < 0.05) & (tested["r"] > 0)
-    return {
-        "n_genes": len(tested),
-        "share_p05": float((tested["p_pooled"] < 0.05).mean()),
-        "share_q05": float(recovered.mean()),
-        "median_r": float(tested["r"].median()),
-        "median_r_neighbors": float(tested["r_neighbors"].median()),
-        f"top{TOP}_r": float(top["r"].mean()),
-        f"top{TOP}_r_neighbors": float(top["r_neighbors"].mean()),
-        f"top{TOP}_share_q05": float(recovered[top.index].mean()),
+    r, r_max = top["r"].mean(), top["r_max"].mean()
+    totals = {
+        "share_p05_naive": (tested["p_naive"] < 0.05).mean(),
+        "share_q05": recovered.mean(),
+        "median_r": tested["r"].median(),
+        "median_r_neighbors": tested["r_neighbors"].median(),
+        f"top{TOP}_r": r,
+        f"top{TOP}_r_neighbors": top["r_neighbors"].mean(),
+        f"top{TOP}_r_max": r_max,
+        f"top{TOP}_share_of_ceiling": r / r_max,
+        f"top{TOP}_share_q05": recovered[top.index].mean(),
     }
+    return {"n_genes": len(tested), **{name: float(value) for name, value in totals.items()}}

@@ -27,4 +27,17 @@ def fisher_average(r: np.ndarray, n: np.ndarray) -> tuple[np.ndarray, np.ndarray
 
 def pearson_p(r: np.ndarray, n: np.ndarray) -> np.ndarray:
     """Return the two-sided p-value of a correlation over `n` independent entries, by Student's t distribution."""
-    return betainc(np.maximum(n - 2, 1) / 2, 0.5, 1 - r**2)
+    return betainc(np.maximum(n - 2, 1e-3) / 2, 0.5, 1 - r**2)
+
+
+def combined_p(r: np.ndarray, n: np.ndarray) -> np.ndarray:
+    """Combine the p-values of correlations over `n` independent entries each, both (sections, genes), over sections.
+
+    By the weighted z-method of Stouffer and Lipták, with the square root of n as the weight. Returns (genes,).
+    """
+    z = np.sign(r) * norm.isf(pearson_p(r, n) / 2).clip(max=38)
+    weights = np.where(np.isnan(r), 0, np.sqrt(n))
+    total = np.sqrt((weights**2).sum(axis=0))
+    return np.where(
+        total > 0, 2 * norm.sf(np.abs((weights * np.nan_to_num(z)).sum(axis=0)) / np.maximum(total, 1e-12)), np.nan
+    )

@@ -11,9 +11,10 @@ from scvi import settings
 from scvi.model.base import UnsupervisedTrainingMixin
 from sklearn.utils.extmath import randomized_svd
 
-from sagefm.data import Normalization, SectionSplitter
+from sagefm.data import Normalization, SectionSplitter, registered_adata
 from sagefm.model._base import SpotModel
 from sagefm.model._callbacks import BestWeights, FiniteLoss, stopped_safely
+from sagefm.model._training_record import make_record
 
 _MIN_DEVIATION = 0.05  # of a principal component in the initialisation, on the standardised scale
 _MAX_SAMPLED, _SAMPLED_ENTRIES = 4096, 2**26  # spots for the initialisation, and their entries (256 MB)
@@ -171,4 +172,14 @@ class TrainMixin(UnsupervisedTrainingMixin, SpotModel):
         """Record the split, which scvi-tools does only after uninterrupted training; orthogonalise the decoder."""
         for name, index in (("train", "train_idx"), ("validation", "val_idx"), ("test", "test_idx")):
             setattr(self, f"{name}_indices", getattr(datamodule, index, None))
+        if (library_sizes := getattr(datamodule, "library_sizes", None)) is not None:
+            self._record(library_sizes, np.concatenate([datamodule.val_idx, datamodule.test_idx]).astype(int))
         self.module.orthogonalize_decoder()
+
+    def _record(self, library_sizes: np.ndarray, held_out: np.ndarray) -> None:
+        """Remember the spots of the model's AnnData by name, with which of them, by position, were held out."""
+        names, is_held_out = registered_adata(self.adata_manager).obs_names, np.zeros(len(library_sizes), dtype=bool)
+        is_held_out[held_out] = True
+        earlier = getattr(self, "training_record_", None)
+        self.training_record_ = make_record(names, library_sizes, is_held_out, earlier)
+        self._trained_on = self.adata

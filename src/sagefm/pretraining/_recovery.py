@@ -5,7 +5,15 @@ from collections.abc import Iterable
 import numpy as np
 import pandas as pd
 
-from sagefm.model import SAGEFM, Moments, random_masks, recovery_table, require_training, section_moments
+from sagefm.model import (
+    SAGEFM,
+    Moments,
+    SectionScores,
+    random_masks,
+    recovery_table,
+    require_training,
+    section_scores,
+)
 from sagefm.module import MASK_FRACTION
 from sagefm.pretraining._corpus import Corpus
 
@@ -60,18 +68,24 @@ def corpus_recovery(
     """
     require_training(model)
     corpus.require_genes(model.genes)
-    moments, totals = [], []
+    scores, totals = [], []
     for section in sections:
         spots = corpus.open(section, model.module.normalization)
-        (mask,) = random_masks([seed, section], len(spots.genes), mask_fraction)
-        (found,) = section_moments(model.module, spots, mask, np.ones(spots.n_obs, dtype=bool), fit=False)
-        table = recovery_table([[found]], spots.genes[spots.known])
+        masks = random_masks([seed, section], len(spots.genes), mask_fraction)
+        found = section_scores(model.module, spots, masks, np.ones(spots.n_obs, dtype=bool), fit=False)
+        table = recovery_table(found, spots.genes[spots.known])
         totals.append({"sample": corpus.table["sample"][section], "n_spots": spots.n_obs, **table.attrs})
-        moments.append(_over_all_genes(found, spots.known))
-    return recovery_table([moments], corpus.genes), pd.DataFrame(totals)
+        scores += [_over_all_genes(part, spots.known) for part in found]
+    return recovery_table(scores, corpus.genes), pd.DataFrame(totals)
 
 
-def _over_all_genes(moments: Moments, known: np.ndarray) -> Moments:
-    sums, expression = np.zeros((len(moments.sums), len(known))), np.zeros(len(known))
-    sums[:, known], expression[known] = moments.sums, moments.expression
-    return Moments(expression, moments.n_spots, sums)
+def _over_all_genes(scores: SectionScores, known: np.ndarray) -> SectionScores:
+    """Return scores with a place for every gene of the corpus; genes that are not `known` have no entries."""
+
+    def spread(values: np.ndarray, fill: float) -> np.ndarray:
+        spread = np.full((*values.shape[:-1], len(known)), fill)
+        spread[..., known] = values
+        return spread
+
+    moments = [Moments(spread(m.expression, 0), m.n_spots, spread(m.sums, 0)) for m in scores.moments]
+    return SectionScores(moments, spread(scores.n_effective, 0), spread(scores.r_max, np.nan))
