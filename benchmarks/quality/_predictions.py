@@ -118,8 +118,8 @@ def masked_recovery(
     """Score the recovery of genes that are masked at random in the central spot."""
     settings = {"n_masks": n_masks, "seed": PROTOCOL["recovery"]["mask_seed"], **options}
     totals = model.get_masked_recovery(test, **settings).attrs
-    settings |= {"mask_fraction": None, "n_sections": None, "fit_section": None}
-    return {key: value for key, value in totals.items() if key not in settings}
+    not_scores = {"mask_fraction", "n_masks", "fit_section", "seed", "n_sections", "n_spots", "spots"}
+    return {key: value for key, value in totals.items() if key not in not_scores}
 
 
 def missing_genes(model: Any, train: ad.AnnData, test: ad.AnnData) -> dict[str, float]:

@@ -61,5 +61,5 @@ def test_influence_bars_draw_the_largest_genes():
 
 def test_other_tables_are_refused():
     for plot in (sagefm.pl.perturbation_dots, sagefm.pl.influence_bars):
-        with pytest.raises(KeyError, match="Pass what"):
+        with pytest.raises(KeyError, match="pass one from `SAGEFM"):
             plot(pd.DataFrame({"a": [1]}))

@@ -100,8 +100,7 @@ def _train(adata: AnnData, max_epochs: int | None, seed: int, console: Console) 
     model = SAGEFM(adata)
     start = time.perf_counter()
     model.train(max_epochs=max_epochs, enable_progress_bar=console.is_terminal)
-    seconds = time.perf_counter() - start
-    say(console, f"Trained {len(model.history['train_loss'])} epochs in {seconds:.0f} s.")
+    say(console, f"Trained {len(model.history['train_loss'])} epochs in {time.perf_counter() - start:.0f} s.")
     return model
 
 
@@ -136,7 +135,8 @@ def _domains(
     """Cluster the spots by each representation, all by one protocol, into domains "1", "2" and so on."""
     light = AnnData(obsm=representations, obsp={"spatial_connectivities": graph})
     categories = pd.Index([str(number + 1) for number in range(n_domains)], dtype=object)
-    reference, domains = None if truth is None else truth.cat.codes.to_numpy(), {}
+    reference = None if truth is None else truth.cat.codes.to_numpy()
+    domains = {}
     for name in representations:
         tl.domains(light, n_domains, use_rep=name, smooth=0 if name == SMOOTHED_PCA else 1, seed=seed)
         labels = light.obs["domain"].cat.codes.to_numpy()
@@ -173,14 +173,16 @@ def _recoveries(models: dict[str, SAGEFM], seed: int) -> dict[str, dict[str, pd.
     if len(held_out) >= MIN_SCORED:
         table = models[TRAINED].get_masked_recovery(indices=held_out, seed=seed)
         recoveries[f"{len(held_out):,} held out"] = {TRAINED: table}
-    return recoveries | {"all": {name: model.get_masked_recovery(seed=seed) for name, model in models.items()}}
+    rows = np.arange(models[TRAINED].adata.n_obs)
+    tables = {name: model.get_masked_recovery(indices=rows, seed=seed) for name, model in models.items()}
+    return recoveries | {"all": tables}
 
 
 def _imputed_genes(model: SAGEFM, logged: sp.csr_matrix, recovery: pd.DataFrame, sections: np.ndarray) -> pd.Series:
     """Mask some genes in every spot, and return the correlation of each with the truth within sections."""
-    top = recovery.nlargest(TOP, "mean_expression")
     # Chosen without the model: the genes that follow the tissue most closely.
-    genes = list(top["r_neighbors"].dropna().nlargest(N_IMPUTED_GENES).index)
+    top = recovery.nlargest(TOP, "mean_expression")["r_neighbors"].dropna()
+    genes = list(top.nlargest(N_IMPUTED_GENES).index)
     predicted = model.impute_masked(genes=genes)
     columns = model.genes.get_indexer(predicted.columns)
     truth = pd.DataFrame(logged[:, columns].toarray(), predicted.index, predicted.columns)

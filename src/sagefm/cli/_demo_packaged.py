@@ -45,9 +45,9 @@ def show_packaged(tissue: AnnData, weights: str, seed: int, console: Console) ->
 @torch.inference_mode()
 def simulated_from(model: SAGEFM, tissue: AnnData, seed: int) -> AnnData:
     """Draw counts of the model's genes for the spots of a tissue: each domain is a point in the latent space."""
-    rng, domain = np.random.default_rng(seed), tissue.obs[TRUTH_KEY].astype("category").cat.codes.to_numpy()
-    n_latent = model.module.decoder.in_features
-    latent = rng.normal(scale=SPREAD, size=(domain.max() + 1, n_latent))[domain]
+    rng = np.random.default_rng(seed)
+    domain = tissue.obs[TRUTH_KEY].astype("category").cat.codes.to_numpy()
+    latent = rng.normal(scale=SPREAD, size=(domain.max() + 1, model.module.decoder.in_features))[domain]
     latent += rng.normal(scale=SPREAD, size=latent.shape)
     first = np.zeros(1, dtype=int)
     units = section_units(model.module.normalization, first, []).of(first)  # those of training, as there are no spots

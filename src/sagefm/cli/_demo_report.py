@@ -15,7 +15,6 @@ from sagefm.model import TOP
 
 TRUTH_KEY, DOMAIN_KEY = "annotation", "sagefm_domain"
 MAX_MAPPED = 6  # sections in the domain map
-SECTION = "section"
 
 
 def truth_of(adata: AnnData) -> pd.Series | None:
@@ -81,7 +80,7 @@ def _domain_map(
     panels = {} if truth is None else {TRUTH_KEY: truth}
     for name, found in domains.items():
         panels[f"{name}\nARI {scores[name]:.2f}" if scores else name] = pd.Series(found, index=adata.obs_names)
-    obs = pd.DataFrame(panels).assign(**{SECTION: sections})
+    obs = pd.DataFrame(panels).assign(section=sections)
     mapped = AnnData(obs=obs, obsm={"spatial": adata.obsm["spatial"]})
     drawn = np.isin(sections, np.unique(sections)[:MAX_MAPPED])
-    return pl.domains(mapped[drawn], list(panels), sample_key=SECTION)[0, 0]
+    return pl.domains(mapped[drawn], list(panels), sample_key="section")[0, 0]

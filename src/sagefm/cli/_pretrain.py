@@ -60,7 +60,8 @@ def run(
         )
         if model.trainer.is_global_zero:
             say(console, _speed(Path(logger.log_dir) / "metrics.csv"))
-            metrics, command = _scored(model, data, out, seed, console), shlex.join(["sagefm", *sys.argv[1:]])
+            metrics = _scored(model, data, out, seed, console)
+            command = shlex.join(["sagefm", *sys.argv[1:]])
             card = {"sections": _trained_on(data), "metrics": metrics, "command": command, "seed": seed}
             model.save_pretrained(out / "weights", overwrite=True, dtype=dtype, card=card)
             for file in sorted(out.iterdir()):

@@ -53,7 +53,8 @@ def perturbation_dots(table: pd.DataFrame, *, n_pairs: int = 20, ax: Axes | None
     drawn["group"] = drawn["group"].astype(str) if "group" in drawn else "all spots"
     order = drawn["p"] - 1e-9 * drawn["scaled_effect"].abs().rank()  # of equal p, the largest effect first
     pairs = order.groupby(drawn["pair"]).min().nsmallest(n_pairs).index
-    groups, drawn = pd.Index(drawn["group"].unique()), drawn[drawn["pair"].isin(pairs)]
+    groups = pd.Index(drawn["group"].unique())
+    drawn = drawn[drawn["pair"].isin(pairs)]
     evidence = -np.log10(drawn["p"].clip(lower=1e-300))
     size = 15 + _LARGEST_DOT * evidence / max(evidence.max(), 1e-9)
     x, y = groups.get_indexer(pd.Index(drawn["group"])), pairs.get_indexer(pd.Index(drawn["pair"]))

@@ -37,6 +37,4 @@ def scatter(ax: Axes, x: Any, y: Any, color: pd.Series, label: str, **kwargs: An
 def require_columns(table: pd.DataFrame, columns: Iterable[str], source: str) -> None:
     """Raise unless the table, which `source` returns, has all columns."""
     if missing := [column for column in columns if column not in table]:
-        raise MissingKeyError(
-            f"The table has no column {missing[0]!r}; it has {list(table)}. Pass what `{source}` returned."
-        )
+        raise MissingKeyError(f"The table has no column {missing[0]!r}, only {list(table)}; pass one from `{source}`.")
