@@ -12,8 +12,8 @@ import squidpy as sq
 from scipy.sparse.csgraph import connected_components
 
 import sagefm
-from sagefm.data import NEAREST_14, check_graph, neighbor_mean_operator
-from sagefm.data._graph import build_graph, compact_blocks, detect_lattice, spots_adjacent_to
+from sagefm.data import check_graph, neighbor_mean_operator
+from sagefm.data._graph import compact_blocks, detect_lattice, spots_adjacent_to
 
 KEY = "spatial_connectivities"
 
@@ -141,10 +141,112 @@ def test_an_irregular_layout_gets_the_14_nearest_spots():
     assert np.array_equal(np.sort(graph.indices.reshape(400, 14), axis=1), nearest)
 
 
-def test_under_the_key_of_the_nearest_14_they_are_joined_on_a_lattice_as_well():
+@pytest.mark.parametrize("missing", [0, 0.2, 0.35, 0.4, 0.45, 0.5])
+@pytest.mark.parametrize("deviation", [0, 0.02])
+@pytest.mark.parametrize(("layout", "between_rings"), [("hexagonal grid", 1.35), ("square grid", 1.2)])
+def test_two_rings_of_a_lattice_with_missing_spots_do_not_cross_gaps(layout, between_rings, deviation, missing):
+    rng = np.random.default_rng(0)
+    places = LAYOUTS[layout][rng.random(400) >= missing]
+    distances = np.linalg.norm(places[:, None] - places, axis=2)
+    near = (distances < between_rings).astype(int)
+    within_two_steps = (near @ near > 0) & (distances > 0)
+    adata = section(places + rng.normal(0, deviation, places.shape))
+    assert np.array_equal(setup(adata).toarray() > 0, within_two_steps)
+    steps = adata.obsp["spatial_distances"].toarray()
+    assert np.array_equal(steps, within_two_steps * np.where(near, 1, 2))
+
+
+# The kind of graph, and sections of one array type.
+
+
+def deformed(seed: int = 25) -> np.ndarray:
+    """A square grid whose rows and columns are shifted so much that, alone, it counts as irregular."""
+    shift = np.random.default_rng(seed).normal(0, 0.11, (2, 14))
+    row, column = square(14, 14).astype(int).T
+    return np.c_[row + shift[0, row], column + shift[1, column]]
+
+
+def three_sections(third: np.ndarray) -> ad.AnnData:
+    parts = [square(14, 14), deformed(), third]
+    return section(np.concatenate(parts), sample=np.repeat(list("abc"), [len(part) for part in parts]))
+
+
+def test_the_nearest_14_are_joined_on_a_lattice_as_well_if_requested():
+    assert set(degrees(setup(section(LAYOUTS["hexagonal grid"]), graph="knn"))) == {14}
+
+
+def test_a_deformed_grid_has_rings_if_requested():
+    assert set(degrees(setup(section(deformed())))) == {14}
+    found, whole = setup(section(deformed()), graph="grid"), setup(section(square(14, 14)))
+    assert found.multiply(whole).nnz > 0.8 * max(found.nnz, whole.nnz)
+
+
+def test_an_irregular_layout_has_no_rings():
+    message = "graph='grid', but the spots of section 'all' are on neither a hexagonal nor a square grid. Pass "
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
+        setup(section(LAYOUTS["irregular"]), graph="grid")
+
+
+def test_an_unknown_kind_is_refused():
+    with pytest.raises(ValueError, match=r"graph='rings' is not known; it is one of 'auto', 'grid', 'knn'\."):
+        setup(section(LAYOUTS["irregular"]), graph="rings")
+
+
+def test_a_deformed_grid_gets_the_graph_of_the_other_sections(recwarn, caplog):
+    with caplog.at_level(logging.INFO, "sagefm"):
+        setup(three_sections(deformed(39)), sample_key="sample")
+    assert "square grid, 2 rings (3 sections);" in caplog.text
+    assert not [warning for warning in recwarn if "sections" in str(warning.message)]
+
+
+@pytest.mark.parametrize(
+    "third", [irregular(100), hexagonal(12, 12) + np.random.default_rng(0).normal(0, 0.16, (144, 2))]
+)
+def test_a_section_without_a_grid_among_others_with_one_warns(third):
+    adata = three_sections(third)
+    message = "No grid was found in 1 of the 3 sections (for example 'c'), so their spots are joined to the 14 nearest"
+    with pytest.warns(UserWarning, match=re.escape(message)):
+        setup(adata, sample_key="sample")
+    del adata.obsp[KEY]
+    assert set(degrees(setup(adata, sample_key="sample", graph="knn"))) == {14}
+
+
+def test_sections_of_one_real_array_type_get_one_kind_of_graph(real_section, recwarn, caplog):
+    names = ["heart_asp2019__4_CN73_C2_HE", "heart_asp2019__5_CN74_E1_HE", "heart_asp2019__6_CN74_E2_HE"]
+    hearts = ad.concat([real_section(name) for name in names], index_unique="-")
+    with caplog.at_level(logging.INFO, "sagefm"):
+        setup(hearts, sample_key="sample_id")
+    assert "square grid, 2 rings (3 sections);" in caplog.text
+    assert not [warning for warning in recwarn if "sections" in str(warning.message)]
+
+
+def test_the_kind_of_graph_is_kept_by_a_model_and_its_file(adata, tmp_path):
+    setup(adata, graph="knn")
+    model = sagefm.SAGEFM(adata, n_hidden=4, n_latent=2)
+    model.is_trained_ = True
+    model.save(tmp_path / "model")
+    for get in (lambda new: model, lambda new: sagefm.SAGEFM.load(tmp_path / "model", new)):
+        new = adata.copy()
+        del new.obsp, new.uns
+        get(new).get_latent_representation(new)
+        assert set(degrees(new.obsp[KEY])) == {14}
+
+
+def test_the_kind_of_graph_is_used_with_shared_weights(trained_model, adata, tmp_path):
+    trained_model.save_pretrained(tmp_path / "weights")
+    without = adata.copy()
+    sagefm.SAGEFM.from_pretrained(tmp_path / "weights", adata, graph="knn")
+    later = sagefm.SAGEFM.from_pretrained(tmp_path / "weights", graph="knn")
+    later.get_latent_representation(without)
+    assert set(degrees(adata.obsp[KEY])) == set(degrees(without.obsp[KEY])) == {14}
+
+
+def test_a_graph_in_place_is_used_and_the_log_says_so(caplog):
     adata = section(LAYOUTS["hexagonal grid"])
-    build_graph(adata, np.full(400, "all"), spatial_key="spatial", key_added=NEAREST_14)
-    assert set(degrees(adata.obsp[f"{NEAREST_14}_connectivities"])) == {14}
+    setup(adata)
+    with caplog.at_level(logging.INFO, "sagefm"):
+        assert degrees(setup(adata, graph="knn")).max() == 18
+    assert f"obsp[{KEY!r}] exists and is used as it is; delete it to build one with graph='knn'." in caplog.text
 
 
 def test_two_rings_are_all_spots_within_two_steps():
@@ -412,7 +514,8 @@ def test_coordinates_that_are_not_finite_are_rejected(wrong):
     coordinates[[3, 9], 1] = wrong
     message = (
         "obsm['spatial'] must hold one finite coordinate pair for each spot; found shape (64, 2) with 2 values that "
-        "are NaN or infinite."
+        "are NaN or infinite, in 2 spot(s), for example '3'. Fill them in, or leave these spots out: `adata = "
+        "adata[numpy.isfinite(adata.obsm['spatial']).all(axis=1)].copy()`."
     )
     with pytest.raises(ValueError, match=exactly(message)):
         setup(section(coordinates))

@@ -10,11 +10,12 @@ from anndata import AnnData
 from scvi import REGISTRY_KEYS
 from scvi.data.fields import BaseAnnDataField, LayerField
 
-from sagefm._errors import MissingKeyError
+from sagefm._errors import MissingKeyError, refuse_unknown
 from sagefm._logging import logger
 from sagefm.data._counts import checked_totals, looks_like_counts
 from sagefm.data._genes import gene_names, match_genes, refuse_duplicates
-from sagefm.data._graph import build_graph, check_graph
+from sagefm.data._graph import KINDS, GraphKind, build_graph, check_graph
+from sagefm.data._section_columns import warn_outside_tissue
 from sagefm.data._selection import obs_column
 
 
@@ -42,10 +43,10 @@ class SetupKeys:
             raise ValueError(f"obs[{self.sample_key!r}] is missing for {n_missing} spots; every spot needs a section.")
         return sections.astype(str).to_numpy()
 
-    def build_graph(self, adata: AnnData) -> str:
+    def build_graph(self, adata: AnnData, kind: GraphKind = "auto") -> str:
         """Write the neighbour graph to `obsp`, built from the coordinates; return its description."""
         sections = self.sections(adata)
-        return build_graph(adata, sections, spatial_key=self.spatial_key, key_added=self.neighbors_key)
+        return build_graph(adata, sections, spatial_key=self.spatial_key, key_added=self.neighbors_key, kind=kind)
 
     def graph(self, adata: AnnData) -> sp.csr_matrix:
         """Return the neighbour graph, checked and clean, (n, n)."""
@@ -56,15 +57,15 @@ class SetupKeys:
             )
         return check_graph(adata.obsp[self.graph_key], self.sections(adata), self.graph_key)
 
-    def registered_fields(self) -> list[BaseAnnDataField]:
-        """Return all fields that the model registers."""
-        return [SectionField(self, self.sample_key), CountsField(self), GraphField(self, self.graph_key)]
+    def registered_fields(self, graph: GraphKind = "auto") -> list[BaseAnnDataField]:
+        """Return all fields that the model registers; a missing neighbour graph is built as `graph` says."""
+        return [SectionField(self, self.sample_key), CountsField(self), GraphField(self, graph)]
 
 
 def refuse_unknown_arguments(arguments: dict[str, Any]) -> None:
     """Raise for unknown arguments of a setup; scvi-tools' own come with `source_registry`."""
     if arguments and "source_registry" not in arguments:
-        known = ", ".join(field.name for field in fields(SetupKeys))
+        known = ", ".join([*(field.name for field in fields(SetupKeys)), "graph"])
         raise TypeError(f"The setup has no argument {next(iter(arguments))!r}; expected one of {known}.")
 
 
@@ -173,11 +174,31 @@ class GraphField(_PlainField):
 
     registry_key, attr_name = "graph", "obsp"
 
+    def __init__(self, keys: SetupKeys, kind: GraphKind) -> None:
+        super().__init__(keys, keys.graph_key)
+        refuse_unknown("graph", kind, KINDS)
+        self._kind: GraphKind = kind
+
     def validate_field(self, adata: AnnData) -> None:
         """Build the graph if there is none, then check it."""
         if self.attr_key not in adata.obsp:
-            logger.info(f"Built the neighbour graph obsp[{self.attr_key!r}]: {self.keys.build_graph(adata)}.")
+            description = self.keys.build_graph(adata, self._kind)
+            logger.info(f"Built the neighbour graph obsp[{self.attr_key!r}]: {description}.")
         if n_isolated := int((np.diff(self.keys.graph(adata).indptr) == 0).sum()):
             logger.info(
                 f"{n_isolated} of {adata.n_obs} spots have no neighbours; each is kept as its own neighbourhood."
             )
+
+    def register_field(self, adata: AnnData) -> dict:
+        """Build or check the graph; log if there is one although a kind of graph was requested."""
+        if self._kind != "auto" and self.attr_key in adata.obsp:
+            logger.info(
+                f"obsp[{self.attr_key!r}] exists and is used as it is; delete it to build one with "
+                f"graph={self._kind!r}."
+            )
+        return self.transfer_field({}, adata)
+
+    def transfer_field(self, state_registry: dict, adata_target: AnnData, **kwargs: Any) -> dict:
+        """Build or check the graph of another AnnData."""
+        warn_outside_tissue(adata_target)
+        return super().register_field(adata_target)

@@ -2,6 +2,7 @@
 
 import warnings
 from collections import Counter
+from typing import Literal
 
 import numpy as np
 import scipy.sparse as sp
@@ -10,81 +11,108 @@ from scipy.sparse.csgraph import breadth_first_order
 from sklearn.neighbors import NearestNeighbors
 from sklearn.preprocessing import normalize
 
-from sagefm._errors import MissingKeyError
+from sagefm.data._coordinates import are_hexagonal_array_positions, checked_coordinates, in_one_unit, row_axis
+from sagefm.data._layout import HEXAGONAL, IRREGULAR, LATTICE_TOLERANCE, SQUARE, detect_lattice, lattice_by_directions
+from sagefm.data._section_columns import warn_if_sections_are_joined
 
-NEAREST_14 = "spatial_knn14"  # prefix of the keys of a graph that joins the 14 nearest spots on any layout
+GraphKind = Literal["auto", "grid", "knn"]
+KINDS = ("auto", "grid", "knn")
+NEAREST_14 = "spatial_knn14"  # prefix of the keys of the graph of the SAGE-FM paper
 # Nearest spots that squidpy joins first; on a grid a second ring follows.
-_N_NEAREST = {"hexagonal grid": 6, "square grid": 4, "irregular": 14}
-# A lattice neighbour lies within this many nearest-neighbour distances; the next ring starts at sqrt(2) or sqrt(3).
-_LATTICE_TOLERANCE = 1.3
+_N_NEAREST = {HEXAGONAL: 6, SQUARE: 4, IRREGULAR: 14}
+# squidpy's spacing is the median distance to these spots. If it exceeds that of the near ones by this factor, so many
+# spots are missing that squidpy would join spots across gaps; then all spots within this many spacings are joined.
+_GAPS, _REACH = {HEXAGONAL: 1.1, SQUARE: 1.03}, {HEXAGONAL: 1.35, SQUARE: 1.2}
+_FEW = 30  # spots of a section most of whose spots are at its border; its graph is always that of squidpy
 # On a lattice, hardly any spot is closer to another than this share of the spacing (at most 2 % of them in 49 real
 # sections); where two sections are laid over each other, more than this share of the spots are (11 % and more).
 _TOO_CLOSE, _OVERLAID = 0.7, 0.05
 
 
-def detect_lattice(coordinates: np.ndarray) -> str:
-    """Classify a layout by the number of neighbours that are about as close as the nearest one.
-
-    The most regular quarter of the spots decides, since spots at the border of the tissue have fewer. On a hexagonal
-    lattice with noisy coordinates, the sixth may be a little too far.
-    """
-    n_neighbors = min(6, len(coordinates) - 1)
-    distances, _ = NearestNeighbors(n_neighbors=n_neighbors).fit(coordinates).kneighbors()
-    relative = np.quantile(distances, 0.25, axis=0) / np.median(distances[:, 0])
-    n_near = int((relative < _LATTICE_TOLERANCE).sum())
-    return {6: "hexagonal grid", 5: "hexagonal grid", 4: "square grid"}.get(n_near, "irregular")
-
-
-def build_graph(adata: AnnData, sections: np.ndarray, *, spatial_key: str, key_added: str) -> str:
+def build_graph(
+    adata: AnnData, sections: np.ndarray, *, spatial_key: str, key_added: str, kind: GraphKind = "auto"
+) -> str:
     """Write squidpy's neighbour graph of every section to `adata.obsp`, and return a description in one line.
 
-    It has two rings on a hexagonal or square lattice and the 14 nearest spots on any other layout, or on all layouts
-    if `key_added` is :data:`NEAREST_14`.
+    `kind` is `"grid"` for two rings on a hexagonal or square lattice, `"knn"` for the 14 nearest spots, or `"auto"` for
+    rings where a lattice is found and the nearest spots elsewhere.
     """
-    coordinates = _checked_coordinates(adata, spatial_key)
+    whole = checked_coordinates(adata, spatial_key)
+    axis = row_axis(adata, spatial_key, whole)
     names = np.unique(sections)
     rows = [np.flatnonzero(sections == name) for name in names]
-    given = "irregular" if key_added == NEAREST_14 else None
-    layouts = [_checked_layout(coordinates[index], name, given) for index, name in zip(rows, names, strict=True)]
-    graphs = [_squidpy_graph(coordinates[index], layout) for index, layout in zip(rows, layouts, strict=True)]
+    coordinates = [in_one_unit(whole[index], axis, name) for index, name in zip(rows, names, strict=True)]
+    layouts = _layouts(coordinates, names, kind)
+    graphs = [_squidpy_graph(*section) for section in zip(coordinates, layouts, strict=True)]
     order = np.argsort(np.concatenate(rows))
     for name, blocks in zip(("connectivities", "distances"), zip(*graphs, strict=True), strict=True):
         adata.obsp[f"{key_added}_{name}"] = sp.block_diag(blocks, format="csr")[order][:, order]
-    return _description(adata.obsp[f"{key_added}_connectivities"], layouts)
+    graph = adata.obsp[f"{key_added}_connectivities"]
+    found = zip(rows, coordinates, layouts, strict=True)
+    irregular = [(index, places) for index, places, layout in found if kind == "auto" and layout == IRREGULAR]
+    warn_if_sections_are_joined(adata, graph, irregular=irregular, n_sections=len(names))
+    return _description(graph, layouts) + ("; three coordinates, as for a stack" if whole.shape[1] == 3 else "")
 
 
-def _checked_coordinates(adata: AnnData, spatial_key: str) -> np.ndarray:
-    if spatial_key not in adata.obsm:
-        raise MissingKeyError(
-            f"There is neither a neighbour graph nor coordinates to build one from: obsm has no {spatial_key!r}; found "
-            f"{sorted(adata.obsm)}. Put the spots' coordinates there, or pass their key as `spatial_key`."
-        )
-    coordinates = np.asarray(adata.obsm[spatial_key], dtype=float)
-    if coordinates.ndim != 2 or not np.isfinite(coordinates).all():
-        raise ValueError(
-            f"obsm[{spatial_key!r}] must hold one finite coordinate pair for each spot; found shape "
-            f"{coordinates.shape} with {int((~np.isfinite(coordinates)).sum())} values that are NaN or infinite."
-        )
-    return coordinates
+def _layouts(coordinates: list[np.ndarray], names: np.ndarray, kind: GraphKind) -> list[str]:
+    """Return the layout of each section; raise or warn if no graph can be built on it.
+
+    A deformed grid counts as irregular, unless another section has a grid of the same kind, or a grid is requested.
+    """
+    sections = list(zip(coordinates, names, strict=True))
+    layouts = [_checked_layout(places, name, kind) for places, name in sections]
+    if kind == "auto" and len(set(layouts)) > 1 and IRREGULAR in layouts:
+        layouts = [
+            lattice if layout == IRREGULAR and (lattice := lattice_by_directions(places)) in layouts else layout
+            for places, layout in zip(coordinates, layouts, strict=True)
+        ]
+        _warn_if_mixed(layouts, names)
+    for (places, name), layout in zip(sections, layouts, strict=True):
+        if layout != IRREGULAR:
+            _warn_if_overlaid(places, name)
+    return layouts
 
 
-def _checked_layout(coordinates: np.ndarray, section: object, layout: str | None) -> str:
-    """Return the layout of a section, detected unless it is given; raise or warn if no graph can be built on it."""
+def _checked_layout(coordinates: np.ndarray, section: object, kind: GraphKind) -> str:
+    """Return the layout of a section; raise if no graph can be built on it."""
     n_spots = len(coordinates)
     if n_duplicates := n_spots - len(np.unique(coordinates, axis=0)):
         raise ValueError(
             f"{n_duplicates} of the {n_spots} spots of section {section!r} have the same coordinates as another spot. "
             "If these are several sections, pass the obs column that distinguishes them as `sample_key`."
         )
-    layout = layout or (detect_lattice(coordinates) if n_spots > 1 else "hexagonal grid")
+    layout = _layout(coordinates, kind)
+    if kind == "grid" and layout == IRREGULAR:
+        raise ValueError(
+            f"graph='grid', but the spots of section {section!r} are on neither a hexagonal nor a square grid. Pass "
+            "graph='knn' to join the 14 nearest spots, or provide your own graph in obsp."
+        )
     if n_spots <= _N_NEAREST[layout]:
         raise ValueError(
             f"Section {section!r} has {n_spots} spot(s), but a neighbourhood on this layout ({layout}) needs at least "
             f"{_N_NEAREST[layout] + 1}. Leave the section out, or provide your own graph in obsp."
         )
-    if layout != "irregular":
-        _warn_if_overlaid(coordinates, section)
     return layout
+
+
+def _layout(coordinates: np.ndarray, kind: GraphKind) -> str:
+    if kind == "knn" or are_hexagonal_array_positions(coordinates):  # the latter are left if their row is not known
+        return IRREGULAR
+    layout = detect_lattice(coordinates) if len(coordinates) > 1 else HEXAGONAL
+    return (lattice_by_directions(coordinates) or layout) if kind == "grid" and layout == IRREGULAR else layout
+
+
+def _warn_if_mixed(layouts: list[str], names: np.ndarray) -> None:
+    if len(set(layouts)) == 1 or IRREGULAR not in layouts:
+        return
+    irregular = [str(name) for name, layout in zip(names, layouts, strict=True) if layout == IRREGULAR]
+    warnings.warn(
+        f"No grid was found in {len(irregular)} of the {len(layouts)} sections (for example {irregular[0]!r}), so "
+        "their spots are joined to the 14 nearest, but those of the other sections to two rings. If all sections come "
+        "from one kind of array, delete the graph from obsp, and pass graph='grid' or graph='knn'.",
+        UserWarning,
+        stacklevel=2,
+    )
 
 
 def _warn_if_overlaid(coordinates: np.ndarray, section: object) -> None:
@@ -105,15 +133,28 @@ def _squidpy_graph(coordinates: np.ndarray, layout: str) -> tuple[sp.csr_matrix,
     from squidpy.gr import neighbors
 
     n_nearest = _N_NEAREST[layout]
-    if layout == "irregular":
+    if layout == IRREGULAR:
         return neighbors.KNNBuilder(n_neighs=n_nearest).build(coordinates)
-    return neighbors.GridBuilder(n_neighs=n_nearest, n_rings=2).build(coordinates)
+    distances, _ = NearestNeighbors(n_neighbors=n_nearest).fit(coordinates).kneighbors()
+    spacing = np.median(distances[distances < LATTICE_TOLERANCE * np.median(distances[:, 0])])
+    if np.median(distances) < _GAPS[layout] * spacing or len(coordinates) < _FEW:
+        return neighbors.GridBuilder(n_neighs=n_nearest, n_rings=2).build(coordinates)
+    first, _ = neighbors.RadiusBuilder(radius=_REACH[layout] * spacing).build(coordinates)
+    return _with_second_ring(first)
+
+
+def _with_second_ring(first: sp.csr_matrix) -> tuple[sp.csr_matrix, sp.csr_matrix]:
+    """Return connectivities and distances, in steps, of all spots within two steps, as squidpy does."""
+    within = sp.csr_matrix(first + first @ first > 0, dtype=np.float32)
+    within.setdiag(0)
+    within.eliminate_zeros()
+    return within, sp.csr_matrix(2 * within - first)
 
 
 def _description(graph: sp.csr_matrix, layouts: list[str]) -> str:
     parts = []
     for layout, n in Counter(layouts).items():
-        rule = "irregular layout, 14 nearest spots" if layout == "irregular" else f"{layout}, 2 rings"
+        rule = "irregular layout, 14 nearest spots" if layout == IRREGULAR else f"{layout}, 2 rings"
         parts.append(f"{rule} ({n} section{'s' * (n > 1)})")
     return f"{'; '.join(parts)}; {graph.nnz / graph.shape[0]:.1f} neighbours per spot"
 

@@ -19,8 +19,12 @@ from sagefm._errors import MissingKeyError, UnreadableError
 from sagefm.data._counts import in_memory
 from sagefm.data._fields import SetupKeys
 from sagefm.data._genes import possibly_duplicated_names
+from sagefm.data._section_columns import names_section, warn_outside_tissue
 
 SPACE_RANGER_COUNTS = "filtered_feature_bc_matrix.h5"
+POSITIONS = ("in_tissue", "array_row", "array_col")  # columns of obs, as scanpy names them
+POSITION_COLUMNS = ("barcode", *POSITIONS, "pxl_row_in_fullres", "pxl_col_in_fullres")
+POSITION_FILES = ("tissue_positions.parquet", "tissue_positions.csv", "tissue_positions_list.csv")
 # What the libraries raise for a file that is damaged or of another kind.
 _LIBRARY_ERRORS = (OSError, ValueError, KeyError, TypeError, RuntimeError, EOFError, AttributeError, zlib.error)
 
@@ -82,7 +86,7 @@ def _read_anndata(path: Path, keys: SetupKeys) -> ad.AnnData:
         var.index = make_index_unique(var.index.astype(str))
         adata = ad.AnnData(counts, obs=obs, var=var, obsm=obsm, obsp=obsp)
     keys.sections(adata)  # raises while the other columns can be named
-    adata.obs = obs[[keys.sample_key] if keys.sample_key else []]
+    adata.obs = obs[[name for name in obs if name == keys.sample_key or name in POSITIONS or names_section(name)]]
     adata.var = pd.DataFrame(index=make_index_unique(possibly_duplicated_names(adata, keys.gene_symbols)))
     return adata
 
@@ -100,24 +104,48 @@ def read_space_ranger(path: Path) -> ad.AnnData:
     if not (path / SPACE_RANGER_COUNTS).exists():
         raise FileNotFoundError(
             f"{path} is not an .h5ad file, a .zarr folder or a Space Ranger folder with {SPACE_RANGER_COUNTS}."
+            f"{_advice_on_bins(path)}"
         )
     with reading(path):
         adata = sc.read_10x_h5(path / SPACE_RANGER_COUNTS)
-        coordinates = _coordinates(path / "spatial")
+        positions = _positions(path / "spatial").reindex(adata.obs_names)
     adata.var_names_make_unique()
-    adata.obsm["spatial"] = coordinates.reindex(adata.obs_names).to_numpy()
+    adata.obs = positions[list(POSITIONS)]
+    adata.obsm["spatial"] = positions[["pxl_col_in_fullres", "pxl_row_in_fullres"]].to_numpy()
     return adata
 
 
-def _coordinates(folder: Path) -> pd.DataFrame:
-    """Return column and row of each barcode in the full image; Space Ranger 1 wrote the table without a header."""
-    columns = ["barcode", "in_tissue", "array_row", "array_col", "row", "column"]
-    new, old = folder / "tissue_positions.csv", folder / "tissue_positions_list.csv"
-    table = pd.read_csv(new, names=columns, skiprows=1) if new.exists() else pd.read_csv(old, names=columns)
-    return table.set_index("barcode")[["column", "row"]]
+def _advice_on_bins(path: Path) -> str:
+    """Return the folders of bins in the output of Space Ranger for Visium HD, in a sentence."""
+    bins = sorted(file.parent.name for file in path.glob(f"binned_outputs/*/{SPACE_RANGER_COUNTS}"))
+    return f" For Visium HD, name one of the folders in {path / 'binned_outputs'}: {', '.join(bins)}." if bins else ""
+
+
+def _positions(folder: Path) -> pd.DataFrame:
+    """Return the positions of each barcode on the array, and its row and column in the full image.
+
+    Space Ranger 1 wrote a CSV without a header, Space Ranger 2 one with a header, and Visium HD comes with Parquet.
+    """
+    found = [folder / name for name in POSITION_FILES if (folder / name).exists()]
+    if not found:
+        raise FileNotFoundError(f"{folder} has none of {', '.join(POSITION_FILES)}, with the positions of the spots.")
+    if found[0].suffix == ".parquet":
+        table = _read_parquet(found[0])[list(POSITION_COLUMNS)]
+    else:
+        table = pd.read_csv(found[0], names=POSITION_COLUMNS, dtype=str)
+        table = table[table["barcode"] != "barcode"]
+    return table.set_index("barcode").apply(pd.to_numeric)
+
+
+def _read_parquet(path: Path) -> pd.DataFrame:
+    try:
+        return pd.read_parquet(path)
+    except ImportError as error:
+        raise ImportError(f"Reading {path} needs pyarrow: `pip install pyarrow`.") from error
 
 
 def graph_of(adata: ad.AnnData, keys: SetupKeys) -> tuple[sp.csr_matrix, str]:
     """Return the checked neighbour graph of a section, built if it has none, and its origin in one line."""
+    warn_outside_tissue(adata)
     origin = "as in the file" if keys.graph_key in adata.obsp else keys.build_graph(adata)
     return keys.graph(adata), origin

@@ -11,16 +11,23 @@ from scvi.data import AnnDataManager
 
 from sagefm.data._fields import CountsField, SetupKeys
 from sagefm.data._genes import match_genes
+from sagefm.data._graph import GraphKind
 from sagefm.data._normalization import Normalization
 
 
 def make_registry(
-    genes: pd.Index, *, target_depth: float, profile: np.ndarray, keys: SetupKeys, n_obs: int = 0
+    genes: pd.Index,
+    *,
+    target_depth: float,
+    profile: np.ndarray,
+    keys: SetupKeys,
+    graph: GraphKind = "auto",
+    n_obs: int = 0,
 ) -> dict:
     """Return the registry of a model without an AnnData: its genes and the constants of its normalisation."""
     states = {REGISTRY_KEYS.X_KEY: CountsField.state(genes, n_obs, target_depth, profile)}
-    setup = {"model_name": "SAGEFM", "setup_method_name": "setup_anndata", "setup_args": vars(keys)}
-    manager = AnnDataManager(keys.registered_fields(), setup)
+    setup = {"model_name": "SAGEFM", "setup_method_name": "setup_anndata", "setup_args": vars(keys) | {"graph": graph}}
+    manager = AnnDataManager(keys.registered_fields(graph), setup)
     for field in manager.fields:
         state = states.get(field.registry_key, {})
         manager.registry["field_registries"][field.registry_key] = {

@@ -1,7 +1,7 @@
 """Set up SAGEFM on one modality of a MuData."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from mudata import MuData
 from scvi.data import AnnDataManager
@@ -24,6 +24,7 @@ class MuDataMixin(SpotModel):
         spatial_key: str = "spatial",
         neighbors_key: str = "spatial",
         gene_symbols: str | None = None,
+        graph: Literal["auto", "grid", "knn"] = "auto",
         **kwargs: Any,
     ) -> None:
         """Register raw counts and the neighbour graph of one modality.
@@ -40,7 +41,7 @@ class MuDataMixin(SpotModel):
             MuData whose modalities are spots by features.
         modalities
             The modality with the counts: `{"layer": "rna"}`.
-        layer, sample_key, spatial_key, neighbors_key, gene_symbols
+        layer, sample_key, spatial_key, neighbors_key, gene_symbols, graph
             As in :meth:`setup_anndata`, in that modality.
         **kwargs
             Used by scvi-tools when a model is loaded.
@@ -75,7 +76,7 @@ class MuDataMixin(SpotModel):
                 f"the MuData has {list(mdata.mod)}."
             )
         keys = SetupKeys(layer, sample_key, spatial_key, neighbors_key, gene_symbols)
-        fields = [ModalityField(field, modalities["layer"]) for field in keys.registered_fields()]
+        fields = [ModalityField(field, modalities["layer"]) for field in keys.registered_fields(graph)]
         manager = AnnDataManager(fields, setup_method_args=setup_method_args)
         manager.register_fields(mdata, **kwargs)
         cls.register_manager(manager)

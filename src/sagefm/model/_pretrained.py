@@ -79,6 +79,7 @@ class PretrainedMixin(SpotModel):
         spatial_key: str = "spatial",
         neighbors_key: str = "spatial",
         gene_symbols: str | None = None,
+        graph: Literal["auto", "grid", "knn"] = "auto",
     ) -> Self:
         """Load weights written by :meth:`save_pretrained`, and set up `adata` for the model.
 
@@ -94,7 +95,7 @@ class PretrainedMixin(SpotModel):
         adata
             Section or sections to use the model on. Without it, pass an AnnData to each call, or train on a
             `datamodule`.
-        layer, sample_key, spatial_key, neighbors_key, gene_symbols
+        layer, sample_key, spatial_key, neighbors_key, gene_symbols, graph
             As in :meth:`setup_anndata`.
 
         Returns
@@ -126,11 +127,12 @@ class PretrainedMixin(SpotModel):
         tensors = read_tensors(folder, card["sha256"])
         keys = SetupKeys(layer, sample_key, spatial_key, neighbors_key, gene_symbols)
         depth, profile = float(card["target_depth"]), tensors["profile"].float().numpy()
-        registry = make_registry(pd.Index(card["genes"]), target_depth=depth, profile=profile, keys=keys)
+        genes = pd.Index(card["genes"])
+        registry = make_registry(genes, target_depth=depth, profile=profile, keys=keys, graph=graph)
         _refuse_misfit(cls, registry, card["architecture"], tensors, folder)
         refuse_changed_card(card, folder)
         if adata is not None:
-            cls.setup_anndata(adata, source_registry=registry, **vars(keys))
+            cls.setup_anndata(adata, source_registry=registry, **vars(keys), graph=graph)
         return load_trained(cls(adata, None if adata is not None else registry, **card["architecture"]), tensors)
 
 

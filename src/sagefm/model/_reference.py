@@ -120,9 +120,10 @@ class ReferenceMixin(SpotModel):
         keys = SetupKeys(layer, sample_key, spatial_key, NEAREST_14, gene_symbols)
         _delete_incomplete_graph(adata, keys)
         # Registered for the constants of its normalisation, then again with the genes of the checkpoint.
-        cls.setup_anndata(adata, **vars(keys))
+        cls.setup_anndata(adata, **vars(keys), graph="knn")
         own = cls._get_most_recent_anndata_manager(adata, required=True).registry
-        cls.setup_anndata(adata, source_registry=registry_with_genes(own, genes), **vars(keys))
+        registry = registry_with_genes(own, genes)
+        cls.setup_anndata(adata, source_registry=registry, **vars(keys), graph="knn")
         architecture = {**cls.published_architecture(), "n_hidden": tuple(widths[1:-1]), "n_latent": widths[-1]}
         return load_trained(cls(adata, **architecture), module_state(weights))
 

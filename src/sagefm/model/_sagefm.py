@@ -142,6 +142,7 @@ class SAGEFM(
         spatial_key: str = "spatial",
         neighbors_key: str = "spatial",
         gene_symbols: str | None = None,
+        graph: Literal["auto", "grid", "knn"] = "auto",
         **kwargs: Any,
     ) -> None:
         """Register raw counts and the neighbour graph.
@@ -161,11 +162,15 @@ class SAGEFM(
         sample_key
             Column of `obs` that identifies the section of each spot. It is never an input of the network.
         spatial_key
-            Key in `obsm` of the coordinates, used only to build a graph.
+            Key in `obsm` of the coordinates, used only to build a graph: two columns, or for a stack of sections a
+            DataFrame with the columns x, y and z.
         neighbors_key
             Prefix of the key of the graph in `obsp`.
         gene_symbols
             Column of `var` with the gene names. Defaults to `var_names`.
+        graph
+            Graph to build if there is none. `"grid"`: two rings, and an error for a section without a grid. `"knn"`:
+            the 14 nearest spots. `"auto"`: two rings where a grid is found, and the 14 nearest spots elsewhere.
         **kwargs
             Used by scvi-tools when a model is loaded.
 
@@ -182,7 +187,9 @@ class SAGEFM(
         Warns
         -----
         UserWarning
-            If counts are not whole numbers.
+            If counts are not whole numbers; if spots are outside the tissue (`obs["in_tissue"]`); if edges of a new
+            graph join spots that a column of `obs` assigns to different sections; or if a grid is found in some of the
+            sections only.
 
         Examples
         --------
@@ -196,7 +203,7 @@ class SAGEFM(
         refuse_mudata(adata)
         refuse_unknown_arguments(kwargs)
         keys = SetupKeys(layer, sample_key, spatial_key, neighbors_key, gene_symbols)
-        manager = AnnDataManager(keys.registered_fields(), setup_method_args=setup_method_args)
+        manager = AnnDataManager(keys.registered_fields(graph), setup_method_args=setup_method_args)
         manager.register_fields(adata, **kwargs)
         cls.register_manager(manager)
 
