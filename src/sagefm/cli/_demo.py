@@ -173,8 +173,7 @@ def _recoveries(models: dict[str, SAGEFM], seed: int) -> dict[str, dict[str, pd.
     if len(held_out) >= MIN_SCORED:
         table = models[TRAINED].get_masked_recovery(indices=held_out, seed=seed)
         recoveries[f"{len(held_out):,} held out"] = {TRAINED: table}
-    rows = np.arange(models[TRAINED].adata.n_obs)
-    tables = {name: model.get_masked_recovery(indices=rows, seed=seed) for name, model in models.items()}
+    tables = {name: model.get_masked_recovery(indices="all", seed=seed) for name, model in models.items()}
     return recoveries | {"all": tables}
 
 
