@@ -50,7 +50,7 @@ def clustered(adata: ad.AnnData, n_domains: int, settings: dict[str, Any]) -> np
     spots = adata[kept].copy()
     method = settings["clustering"].removesuffix("_subsample")
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="No resolution of Leiden")
+        warnings.filterwarnings("ignore", message="No Leiden resolution")
         sagefm.tl.domains(
             spots, n_domains, use_rep=REP, method=method, smooth=settings["smooth"], seed=settings["cluster_seed"]
         )

@@ -88,12 +88,12 @@ ROWS = [
     Row(
         "a source that is its target",
         lambda w: perturb(w, ["LIG1"], ["LIG1"]),
-        Raises(ValueError, "have a source that is, or shares a gene with, its target"),
+        Raises(ValueError, "the source is, or shares a gene with, the target"),
     ),
     Row(
         "targets without sources",
         lambda w: perturb(w, None),
-        Raises(ValueError, "Give `sources` and `targets`, or `pairs`"),
+        Raises(ValueError, "Pass either `sources` and `targets`, or `pairs`"),
     ),
     Row(
         "`pairs` and `sources`",
@@ -114,9 +114,9 @@ ROWS = [
         Raises(ValueError, "levels must be finite and between 0"),
     ),
     Row(
-        "a level beyond all that was measured",
+        "a level above all measured values",
         lambda w: len(perturb(w, levels=[0, 99])) == 1,
-        Warns("Level 99 is above the highest value of 1 of 1 sources.*extrapolates", "results all the same"),
+        Warns("Level 99 is above the highest measured value of 1 of 1 sources.*extrapolates", "the result is returned"),
     ),
     Row(
         "`where` unknown",
@@ -131,10 +131,10 @@ ROWS = [
     Row(
         "more controls than there are genes",
         lambda w: np.isfinite(perturb(w, n_controls=5000)["p"]).all(),
-        Gives("as many controls as there are"),
+        Gives("all genes that vary are used as controls"),
     ),
     Row(
-        "a `groupby` that is not there",
+        "a `groupby` that does not exist",
         lambda w: perturb(w, groupby="niche_"),
         Raises(KeyError, "groupby='niche_' is not a column of obs"),
     ),
@@ -144,7 +144,7 @@ ROWS = [
         Raises(ValueError, r"obs\['niche_'\] is missing for all of the requested spots"),
     ),
     Row(
-        "a dose response to a source that the panel lacks",
+        "a dose response to a source missing from the panel",
         lambda w: w.model.get_dose_response("LIG1", "TGT1", adata=_without(w, "LIG1")),
         Raises(ValueError, "The section has no counts of 'LIG1', so it cannot be set there"),
     ),
@@ -154,7 +154,7 @@ ROWS = [
         Raises(ValueError, "method='shap' is not known"),
     ),
     Row(
-        "influence in no steps",
+        "influence with no steps",
         lambda w: w.model.get_gene_influence("TGT1", n_steps=0),
         Raises(ValueError, "n_steps=0 must be 1 or more"),
     ),
@@ -168,7 +168,7 @@ ROWS = [
         lambda w: sagefm.tl.domains(all_missing(w), 2),
         Raises(ValueError, r"Every row of obsm\['X_sagefm'\] has NaN"),
     ),
-    Row("domains where five spots are not embedded", some_missing, Gives("no domain for these five")),
+    Row("domains where five spots are not embedded", some_missing, Gives("these five have no domain")),
     Row(
         "more domains than spots",
         lambda w: sagefm.tl.domains(embedded(w), 100),
@@ -185,14 +185,14 @@ ROWS = [
         Raises(ValueError, "has 1 class.*at least two"),
     ),
     Row(
-        "annotation of a column that is not there",
+        "annotation of a column that does not exist",
         lambda w: sagefm.tl.annotate(embedded(w), "kind"),
         Raises(KeyError, "labels_key='kind' is not a column of obs"),
     ),
     Row(
         "annotation with all labels in one group",
         lambda w: sagefm.tl.annotate(embedded(w, kind=GROUPS, slide="S1"), "kind", group_key="slide"),
-        Raises(ValueError, "All labelled spots are of one group"),
+        Raises(ValueError, "All labelled spots belong to one group"),
     ),
     Row(
         "a section embedding by `statistics` unknown",
@@ -200,12 +200,12 @@ ROWS = [
         Raises(ValueError, "must be one or both of 'mean' and 'std'"),
     ),
     Row(
-        "a screen of pairs that the model does not know",
+        "a screen of pairs with genes that are not in the model",
         lambda w: sagefm.tl.ligand_receptor_screen(w.model, pd.DataFrame({"ligand": ["X"], "receptor": ["Y"]})),
-        Raises(ValueError, "knows the genes of none of the 1 pairs"),
+        Raises(ValueError, "None of the 1 pairs has all its genes in the model"),
     ),
     Row(
-        "a screen of a table without ligands",
+        "a screen of a table without a column of ligands",
         lambda w: sagefm.tl.ligand_receptor_screen(w.model, pd.DataFrame({"a": ["X"]})),
         Raises(KeyError, "needs columns 'ligand' and 'receptor'"),
     ),

@@ -14,7 +14,7 @@ TISSUES = np.array(["fat", "gland", "tumour"])
 
 @pytest.fixture
 def patients() -> ad.AnnData:
-    """Four patients of 90 spots and three tissues; patients are shifted against one another. The last is unlabelled."""
+    """Four patients of 90 spots and three tissues, with a shift between patients. The last patient is unlabelled."""
     rng = np.random.default_rng(0)
     tissue = np.tile(np.repeat([0, 1, 2], 30), 4)
     patient = np.repeat([0, 1, 2, 3], 90)
@@ -45,79 +45,79 @@ def test_unlabelled_spots_get_the_label_of_their_tissue(patients):
     assert probability[~new].isna().all(axis=None)
 
 
-def test_scores_are_those_of_groups_never_seen(patients):
-    """Labels that follow the patient alone: perfect in sample, worthless for a patient left out."""
+def test_scores_are_from_groups_left_out(patients):
+    """Random labels: perfect in sample, worthless for a patient that is left out."""
     noise = np.random.default_rng(1)
     patients.obs["label"] = TISSUES[noise.integers(0, 3, 360)]
-    patients.obsm["X"] = np.eye(360)  # lets a probe learn every spot by heart
+    patients.obsm["X"] = np.eye(360)  # lets a probe memorise every spot
     report = annotate(patients, classifier=LogisticRegression(C=1e6))
     assert report.accuracy < 0.45
 
 
-def test_standardisation_within_patients_undoes_their_shift(patients):
+def test_standardisation_within_patients_removes_their_shift(patients):
     raw, scaled = annotate(patients), annotate(patients, scale_by="patient")
     assert scaled.macro_f1 > raw.macro_f1 + 0.1
     assert scaled.accuracy > 0.8
 
 
 def ring(n_spots: int) -> sp.csr_array:
-    """Join each spot with the one before and the one after."""
+    """Connect each spot with the one before and the one after."""
     after = sp.csr_array(np.eye(n_spots)[[*range(1, n_spots), 0]])
     return after + after.T
 
 
-def test_neighbours_tell_what_noise_hides(patients):
+def test_neighbours_help_against_noise(patients):
     patients.obsm["X"] += np.random.default_rng(2).normal(scale=2, size=patients.obsm["X"].shape)
     patients.obsp["spatial_connectivities"] = sp.block_diag([ring(30)] * 12, format="csr")
-    alone, with_neighbors = (annotate(patients, scale_by="patient", with_neighbors=seen) for seen in (False, True))
+    alone, with_neighbors = (annotate(patients, scale_by="patient", with_neighbors=used) for used in (False, True))
     assert with_neighbors.macro_f1 > alone.macro_f1 + 0.05
 
 
-def test_neighbours_are_a_mean_beside_the_spot_over_those_that_are_embedded(patients):
+def test_features_are_the_spot_and_the_mean_over_embedded_neighbours(patients):
     patients.obsm["X"][[5, 100]] = np.nan
     patients.obsp["near_connectivities"] = sp.block_diag([ring(90)] * 4, format="csr")
-    seen = annotate(patients, with_neighbors=True, neighbors_key="near")
+    report = annotate(patients, with_neighbors=True, neighbors_key="near")
     values, around = patients.obsm["X"], sp.block_diag([ring(90)] * 4).toarray() + np.eye(360)
     around = np.stack([np.nanmean(values[row > 0], axis=0) for row in around])
     patients.obsm["X"] = np.hstack([values, around])
     expected = annotate(patients)
-    pd.testing.assert_frame_equal(seen.predictions, expected.predictions)
-    assert len(seen.predictions) == 268
+    pd.testing.assert_frame_equal(report.predictions, expected.predictions)
+    assert len(report.predictions) == 268
 
 
 def test_the_report_agrees_with_scikit_learn(patients):
     report = annotate(patients, scale_by="patient", threshold=0.6)
-    truth, found = report.predictions["label"], report.predictions["prediction"]
-    assert report.accuracy == pytest.approx(accuracy_score(truth, found))
-    assert report.balanced_accuracy == pytest.approx(balanced_accuracy_score(truth, found))
-    assert report.macro_f1 == pytest.approx(f1_score(truth, found, average="macro"))
-    assert report.confusion.to_numpy().trace() == (truth == found).sum()
+    truth, predicted = report.predictions["label"], report.predictions["prediction"]
+    assert report.accuracy == pytest.approx(accuracy_score(truth, predicted))
+    assert report.balanced_accuracy == pytest.approx(balanced_accuracy_score(truth, predicted))
+    assert report.macro_f1 == pytest.approx(f1_score(truth, predicted, average="macro"))
+    assert report.confusion.to_numpy().trace() == (truth == predicted).sum()
     kept = report.predictions["confidence"] >= 0.6
     assert report.share_kept == pytest.approx(kept.mean())
-    assert report.accuracy_kept == pytest.approx((truth == found)[kept].mean())
+    assert report.accuracy_kept == pytest.approx((truth == predicted)[kept].mean())
     assert report.per_class["n"].tolist() == [90, 90, 90] and (report.per_class["n_groups"] == 3).all()
     assert report.per_group.index.tolist() == ["P0", "P1", "P2"]
     assert report.per_group["accuracy"].mean() == pytest.approx(report.accuracy)
     assert f"accuracy {report.accuracy:.3f}" in str(report)
 
 
-def test_calibration_error_of_a_probe_that_is_always_sure(patients):
-    sure = annotate(patients, classifier=DummyClassifier(strategy="most_frequent"))
-    assert sure.calibration_error == pytest.approx(1 - sure.accuracy) == pytest.approx(2 / 3)
-    shares = annotate(patients, classifier=DummyClassifier(strategy="prior"))
-    assert shares.calibration_error == pytest.approx(0)
-    assert shares.accuracy == pytest.approx(shares.majority_accuracy)
+def test_calibration_error_of_a_probe_that_is_always_certain(patients):
+    certain = annotate(patients, classifier=DummyClassifier(strategy="most_frequent"))
+    assert certain.calibration_error == pytest.approx(1 - certain.accuracy) == pytest.approx(2 / 3)
+    prior = annotate(patients, classifier=DummyClassifier(strategy="prior"))
+    assert prior.calibration_error == pytest.approx(0)
+    assert prior.accuracy == pytest.approx(prior.majority_accuracy)
 
 
-def test_below_the_threshold_it_abstains(patients):
+def test_no_label_below_the_threshold(patients):
     annotate(patients, scale_by="patient", threshold=0.7)
     new = patients.obs[patients.obs["patient"] == "P3"]
-    unsure = new["label_predicted_confidence"] < 0.7
-    assert 0 < unsure.sum() < len(new)
-    assert new["label_predicted"].isna().equals(unsure)
+    uncertain = new["label_predicted_confidence"] < 0.7
+    assert 0 < uncertain.sum() < len(new)
+    assert new["label_predicted"].isna().equals(uncertain)
 
 
-def test_a_class_of_one_patient_cannot_be_told_there(patients):
+def test_a_class_of_one_patient_cannot_be_predicted_there(patients):
     patients.obs.loc[(patients.obs["patient"] == "P0") & (patients.obs["label"] == "fat"), "label"] = "nerve"
     report = annotate(patients, scale_by="patient")
     assert report.per_class.loc["nerve", ["recall", "n_groups"]].tolist() == [0, 1]
@@ -133,7 +133,7 @@ def test_one_section_is_cross_validated_by_blocks_of_tissue(patients):
     assert alone.obs["label_predicted_confidence"].notna().sum() == 45
 
 
-def test_spots_that_were_not_embedded_stay_out(patients):
+def test_spots_that_are_not_embedded_are_left_out(patients):
     patients.obsm["X"][[0, 300]] = np.nan
     report = annotate(patients, scale_by="patient", threshold=0)
     assert "spot0" not in report.predictions.index
@@ -159,16 +159,16 @@ def test_categorical_labels_and_files(patients, tmp_path):
         ({"threshold": 2}, ValueError, "threshold=2 must lie between 0 and 1"),
     ],
 )
-def test_bad_arguments_are_refused(patients, arguments, error, message):
+def test_invalid_arguments_are_refused(patients, arguments, error, message):
     with pytest.raises(error, match=message):
         annotate(patients, **arguments)
 
 
-def test_labels_that_teach_nothing_are_refused(patients):
+def test_labels_without_anything_to_learn_are_refused(patients):
     with pytest.raises(KeyError, match="labels_key='none' is not a column of obs"):
         sagefm.tl.annotate(patients, "none", use_rep="X")
     one = patients[patients.obs["patient"] == "P0"].copy()
-    with pytest.raises(ValueError, match="All labelled spots are of one group, 'P0'"):
+    with pytest.raises(ValueError, match="All labelled spots belong to one group, 'P0'"):
         annotate(one)
     only_first = patients.copy()
     only_first.obs.loc[only_first.obs["patient"] != "P0", "label"] = "fat"
@@ -178,7 +178,7 @@ def test_labels_that_teach_nothing_are_refused(patients):
     with pytest.raises(ValueError, match="has 1 class"):
         annotate(patients)
     del one.obsm["spatial"]
-    with pytest.raises(KeyError, match="neither group_key nor obsm"):
+    with pytest.raises(KeyError, match="needs group_key, or obsm"):
         annotate(one, group_key=None)
 
 
@@ -189,7 +189,7 @@ def test_a_class_of_spots_without_an_embedding_keeps_its_label(patients):
     assert (patients.obs["label_predicted"].iloc[:4] == "nerve").all()
 
 
-def test_spots_of_one_name_are_told_one_by_one(patients):
+def test_spots_with_the_same_name_are_kept_separate(patients):
     expected = annotate(patients).predictions
     patients.obs_names = ["spot"] * patients.n_obs
     np.testing.assert_array_equal(annotate(patients).predictions.to_numpy(), expected.to_numpy())

@@ -10,7 +10,7 @@ import sagefm
 
 @pytest.fixture
 def grid() -> ad.AnnData:
-    """Two square sections of 20 by 20 spots, each of four quarters that noise all but hides in a single spot."""
+    """Two square sections of 20 by 20 spots, each with four quarters that are hard to distinguish in single spots."""
     row, col = (index.ravel() for index in np.mgrid[:20, :20])
     quarter = 2 * (row >= 10) + (col >= 10)
     rng = np.random.default_rng(0)
@@ -27,27 +27,27 @@ def ari(adata: ad.AnnData, key: str = "domain") -> float:
     return adjusted_rand_score(adata.obs["quarter"], adata.obs[key].astype(str))
 
 
-def test_smoothing_finds_what_noise_hides(grid):
+def test_smoothing_helps_against_noise(grid):
     sagefm.tl.domains(grid, 4, use_rep="X", smooth=0, key_added="raw")
     sagefm.tl.domains(grid, 4, use_rep="X", smooth=2)
     assert ari(grid, "raw") < 0.6
     assert ari(grid) > 0.85
 
 
-def test_leiden_finds_the_asked_number(grid):
+def test_leiden_finds_the_requested_number(grid):
     sagefm.tl.domains(grid, 4, use_rep="X", method="leiden", smooth=2)
     assert grid.obs["domain"].nunique() == 4
     assert ari(grid) > 0.8
 
 
-def test_leiden_says_when_no_resolution_gives_the_number(grid):
+def test_leiden_warns_if_no_resolution_gives_the_number(grid):
     grid.obsm["X"] = np.repeat(np.eye(2), 400, axis=0) * 100 + np.random.default_rng(0).normal(size=(800, 2))
-    with pytest.warns(UserWarning, match="No resolution of Leiden gives 1 domains; took 2"):
+    with pytest.warns(UserWarning, match="No Leiden resolution gives 1 domains; using 2"):
         sagefm.tl.domains(grid, 1, use_rep="X", method="leiden", smooth=0)
 
 
 @pytest.mark.parametrize("method", ["gmm", "leiden"])
-def test_the_number_of_domains_is_found_by_stability(grid, method):
+def test_the_number_of_domains_is_chosen_by_stability(grid, method):
     sagefm.tl.domains(grid, range(2, 8), use_rep="X", method=method, smooth=2)
     stability = grid.uns["domain"]["stability"]
     assert grid.obs["domain"].nunique() == grid.uns["domain"]["params"]["n_domains"] == 4
@@ -55,7 +55,7 @@ def test_the_number_of_domains_is_found_by_stability(grid, method):
     assert stability.set_index("n_domains").loc[4, "ari"] > stability.set_index("n_domains").loc[6, "ari"]
 
 
-def test_the_seed_decides(grid):
+def test_the_seed_determines_the_result(grid):
     for key in ("one", "two"):
         sagefm.tl.domains(grid, 5, use_rep="X", seed=3, key_added=key)
     assert (grid.obs["one"] == grid.obs["two"]).all()
@@ -67,8 +67,8 @@ def test_domains_are_numbered_by_size(grid):
     assert grid.obs["domain"].value_counts(sort=False).is_monotonic_decreasing
 
 
-def test_a_section_is_smoothed_as_if_it_were_alone(grid):
-    """Nothing leaks from one section to the other, nor from spots that were not embedded."""
+def test_a_section_is_smoothed_independently_of_the_others(grid):
+    """Nothing leaks from one section to the other, nor from spots that are not embedded."""
     grid.obsm["X"][400:] = np.nan
     alone = grid[:400].copy()
     for adata in (grid, alone):
@@ -77,7 +77,7 @@ def test_a_section_is_smoothed_as_if_it_were_alone(grid):
     assert grid.obs["domain"][400:].isna().all()
 
 
-def test_scaling_within_sections_undoes_a_shift_between_them(grid):
+def test_scaling_within_sections_removes_a_shift_between_them(grid):
     grid.obsm["X"][400:] = 3 * grid.obsm["X"][400:] + 20
     sagefm.tl.domains(grid, 4, use_rep="X", smooth=2, key_added="raw")
     sagefm.tl.domains(grid, 4, use_rep="X", smooth=2, scale_by="sample")
@@ -103,7 +103,7 @@ def test_the_result_survives_a_file(grid, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"use_rep": "X_none"}, KeyError, "use_rep='X_none' is not in obsm; it has"),
+        ({"use_rep": "X_none"}, KeyError, "use_rep='X_none' is not in obsm; found"),
         ({"neighbors_key": "none"}, KeyError, "no neighbour graph 'none_connectivities'"),
         ({"sample_key": "none"}, KeyError, "sample_key='none' is not a column of obs"),
         ({"method": "kmeans"}, ValueError, "method='kmeans' is not known"),
@@ -113,7 +113,7 @@ def test_the_result_survives_a_file(grid, tmp_path):
         ({"smooth": -1}, ValueError, "smooth=-1 must be a number of rounds"),
     ],
 )
-def test_bad_arguments_are_refused_with_what_to_do(grid, arguments, error, message):
+def test_invalid_arguments_are_refused(grid, arguments, error, message):
     with pytest.raises(error, match=message):
         sagefm.tl.domains(grid, **{"n_domains": 3, "use_rep": "X", **arguments})
 
@@ -126,7 +126,7 @@ def test_an_edge_between_sections_is_refused(grid):
         sagefm.tl.domains(grid, 3, use_rep="X", sample_key="sample")
 
 
-def test_a_representation_of_nothing_is_refused(grid):
+def test_a_representation_without_finite_values_is_refused(grid):
     grid.obsm["X"][:] = np.nan
     with pytest.raises(ValueError, match=r"Every row of obsm\['X'\] has NaN"):
         sagefm.tl.domains(grid, 3, use_rep="X")

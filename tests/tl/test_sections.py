@@ -13,7 +13,7 @@ def spots() -> ad.AnnData:
     return ad.AnnData(obs=obs, obsm={"X_sagefm": values})
 
 
-def test_mean_and_spread_of_each_section(spots):
+def test_mean_and_standard_deviation_of_each_section(spots):
     table = sagefm.tl.section_embedding(spots, sample_key="sample", statistics=["mean", "std"])
     expected = pd.DataFrame(
         {"mean_0": [7.0, 2.0], "mean_1": [5.5, 0.0], "std_0": [2.0, 1.0], "std_1": [3.5, 0.0]},
@@ -22,7 +22,7 @@ def test_mean_and_spread_of_each_section(spots):
     pd.testing.assert_frame_equal(table, expected)
 
 
-def test_spots_that_were_not_embedded_are_left_out(spots):
+def test_spots_that_are_not_embedded_are_left_out(spots):
     spots.obsm["X_sagefm"][3] = np.nan
     table = sagefm.tl.section_embedding(spots, sample_key="sample", statistics=["mean", "std"])
     assert table.loc["a"].tolist() == [5, 2, 0, 0]
@@ -43,7 +43,7 @@ def test_a_section_without_embedded_spots_is_named(spots):
         ({"statistics": []}, ValueError, "one or both of 'mean' and 'std'"),
     ],
 )
-def test_bad_arguments_are_refused(spots, arguments, error, message):
+def test_invalid_arguments_are_refused(spots, arguments, error, message):
     with pytest.raises(error, match=message):
         sagefm.tl.section_embedding(spots, **{"sample_key": "sample", **arguments})
 

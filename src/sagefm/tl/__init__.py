@@ -1,4 +1,4 @@
-"""Tools to chain after the model: spatial domains, labels, one embedding a section, ligand-receptor screens."""
+"""Tools that follow the model: spatial domains, annotation, section embeddings, ligand-receptor screens."""
 
 from sagefm.tl._annotation import AnnotationReport, annotate
 from sagefm.tl._domains import domains

@@ -1,6 +1,4 @@
-"""Labels for unlabelled spots, by a probe on a frozen representation that is cross-validated by patient."""
-
-from __future__ import annotations
+"""Labels for unlabelled spots, from a probe on a frozen representation that is cross-validated by patient."""
 
 import warnings
 
@@ -16,11 +14,11 @@ from sklearn.preprocessing import StandardScaler
 
 from sagefm._errors import MissingKeyError
 from sagefm.data import obs_column
-from sagefm.tl._inputs import embedded, groups, neighborhood_mean_operator, representation, scaled_within
+from sagefm.tl._inputs import groups, neighborhood_means, representation, scaled_within
 from sagefm.tl._report import AnnotationReport, report_of
 
-N_BLOCKS = 5  # of tissue, to cross-validate by where there are no patients
-# Of the logistic regression, scikit-learn's C. Across patients 0.01 is both more accurate and better calibrated than 1.
+N_BLOCKS = 5  # blocks of tissue for cross-validation without patients
+# C of scikit-learn's logistic regression. Across patients, 0.01 is both more accurate and better calibrated than 1.
 REGULARIZATION = 0.01
 
 
@@ -40,42 +38,44 @@ def annotate(
 ) -> AnnotationReport:
     """Label the unlabelled spots by a probe trained on the labelled ones.
 
-    The representation is frozen. The probe, a logistic regression on standardised features, sees that of a spot and,
-    beside it, the mean over the spot and its neighbours. Before it labels anything it is cross-validated on the
-    labelled spots, each group left out in turn.
+    The representation is frozen. The features of the probe, a logistic regression on standardised features, are the
+    representation of a spot and its mean over the spot and its neighbours. Before it labels any spot, the probe is
+    cross-validated on the labelled spots, leaving out one group at a time.
 
     Parameters
     ----------
     adata
-        Spots with a representation in `obsm`, and a neighbour graph in `obsp` where neighbours are to be seen. Spots
-        whose row has NaN are neither learnt from nor labelled.
+        Spots with a representation in `obsm`, and a neighbour graph in `obsp` if `with_neighbors`. Spots with NaN in
+        their row are neither used for training nor labelled.
     labels_key
-        Column of `obs` with the labels; missing (NaN) where a spot is unlabelled.
+        Column of `obs` with the labels; missing (NaN) for unlabelled spots.
     use_rep
         Key in `obsm` of the representation.
     group_key
-        Column of `obs` to cross-validate by: the patient where there are several, else the section. None is for one
-        section: compact blocks of it are left out, and how well the probe does on other tissue remains unknown.
+        Column of `obs` to cross-validate by: the patient if there are several, else the section. Use None for a single
+        section: compact blocks of it are left out, and the accuracy of the probe on other tissue remains unknown.
     with_neighbors
-        Whether the probe sees the mean over a spot and its neighbours as well; False needs no neighbour graph.
+        Whether the mean over a spot and its neighbours is a feature as well; False needs no neighbour graph.
     scale_by
         Column of `obs` within whose groups the representation is standardised before anything else, over labelled and
         unlabelled spots. Sections differ in depth and handling, often by more than tissues do: with principal
         components of several sections, pass the section here. Latents of a model that was trained on many patients,
-        such as `"human-mini"`, may do better without, as what a section has most of then stays visible.
+        such as `"human-mini"`, may do better without, because scaling hides differences in composition between
+        sections.
     neighbors_key
         Prefix of the neighbour graph's key in `obsp`.
     classifier
         Any scikit-learn classifier with `predict_proba`, for example one with `class_weight="balanced"` for rare
         classes; by default `LogisticRegression(C=0.01, max_iter=1000)`. Spots of a section are far from independent,
-        and with scikit-learn's own, weaker `C=1` the probe learns the patients it is trained on by heart.
+        and with scikit-learn's default, the weaker regularisation `C=1`, the probe overfits the patients that it is
+        trained on.
     threshold
-        Lowest confidence, the probability of the likeliest class, at which a label is given; 0 labels every spot.
+        Lowest confidence, the probability of the most likely class, at which a label is given; 0 labels every spot.
     key_added
-        Where results go, by default `f"{labels_key}_predicted"`: into `obs[key_added]` the given label where there is
-        one, else the prediction, missing below the threshold; into `obs[f"{key_added}_confidence"]` the confidence
-        in predictions, NaN where the label was given; and into `obsm[f"{key_added}_probability"]` a table of every
-        class's probability, for spots that were predicted.
+        Where results are stored, by default `f"{labels_key}_predicted"`: in `obs[key_added]` the given label if there
+        is one, else the prediction, missing below the threshold; in `obs[f"{key_added}_confidence"]` the confidence in
+        predictions, NaN where the label was given; and in `obsm[f"{key_added}_probability"]` a table with the
+        probability of every class, for the predicted spots.
     seed
         Seed of the blocks of tissue.
 
@@ -87,7 +87,7 @@ def annotate(
     Raises
     ------
     KeyError
-        If a key is not there; the message lists those that are.
+        If a key does not exist; the message lists those that do.
     ValueError
         If there are fewer than two classes outside some group, or fewer than two groups, or `threshold` is not between
         0 and 1.
@@ -110,102 +110,84 @@ def annotate(
     """
     if not 0 <= threshold <= 1:
         raise ValueError(f"threshold={threshold} must lie between 0 and 1.")
-    values = representation(adata, use_rep)
-    rows = embedded(values, use_rep)
+    values, embedded = representation(adata, use_rep)
     labels = obs_column(adata, labels_key, "labels_key").astype(object)
-    known = rows & labels.notna().to_numpy()
-    group = _groups(adata, group_key, known, seed)
-    _check(labels[known], group[known], labels_key, group_key)
-    values = scaled_within(values, None if scale_by is None else groups(adata, scale_by, "scale_by"))
+    labelled = embedded & labels.notna().to_numpy()
+    truth = labels[labelled].astype(str)
+    if truth.nunique() < 2:
+        raise ValueError(
+            f"obs[{labels_key!r}] has {truth.nunique()} class(es) on the {len(truth)} labelled spots that are "
+            "embedded; a probe needs at least two."
+        )
+    group = _groups(adata, group_key, labelled, seed)
+    _refuse_one_sided(truth, group, group_key)
+    if scale_by is not None:
+        values = scaled_within(values, groups(adata, scale_by, "scale_by"))
     if with_neighbors:
-        values = _beside_neighborhood(adata, values, rows, neighbors_key)
+        means = neighborhood_means(adata, values, embedded, neighbors_key, sample_key=None, rounds=1)
+        values = np.hstack([values, means])
     probe = make_pipeline(StandardScaler(), classifier or LogisticRegression(C=REGULARIZATION, max_iter=1000))
-    report = _cross_validated(probe, values[known], labels[known].astype(str), group[known], threshold)
-    probability = _predicted(probe, values, labels, known, rows & ~known)
-    _write(adata, labels, probability.set_axis(adata.obs_names), threshold, key_added or f"{labels_key}_predicted")
+    report = _cross_validated(probe, values[labelled], truth, group, threshold)
+    probability = pd.DataFrame(np.nan, index=adata.obs_names, columns=report.confusion.columns)
+    if len(new := np.flatnonzero(embedded & ~labelled)):
+        fitted = clone(probe).fit(values[labelled], truth.to_numpy(dtype=str))
+        probability.iloc[new] = fitted.predict_proba(values[new])
+    _write(adata, labels, probability, threshold, key_added or f"{labels_key}_predicted")
     return report
 
 
-def _beside_neighborhood(adata: AnnData, values: np.ndarray, rows: np.ndarray, neighbors_key: str) -> np.ndarray:
-    """Return `values` with, beside them, their mean over each spot and its embedded neighbours."""
-    around = np.full_like(values, np.nan)
-    around[rows] = neighborhood_mean_operator(adata, rows, neighbors_key, instead="with_neighbors=False") @ values[rows]
-    return np.hstack([values, around])
-
-
-def _groups(adata: AnnData, group_key: str | None, known: np.ndarray, seed: int) -> np.ndarray:
-    """Return what is left out together: a group of spots, or a compact block of tissue."""
+def _groups(adata: AnnData, group_key: str | None, labelled: np.ndarray, seed: int) -> np.ndarray:
+    """Return the cross-validation group of each labelled spot: that of `group_key`, or a compact block of tissue."""
     if group_key is not None:
-        return groups(adata, group_key, "group_key")
+        return groups(adata, group_key, "group_key")[labelled]
     if "spatial" not in adata.obsm:
         raise MissingKeyError(
-            "There is neither group_key nor obsm['spatial'] to cut blocks of tissue from; obsm has "
+            "Cross-validation needs group_key, or obsm['spatial'] to divide the tissue into blocks; obsm has "
             f"{sorted(adata.obsm)}."
         )
-    blocks = np.full(adata.n_obs, -1)
-    n_blocks = min(N_BLOCKS, int(known.sum()))
-    if n_blocks:
-        blocks[known] = KMeans(n_blocks, random_state=seed).fit_predict(np.asarray(adata.obsm["spatial"])[known])
-    return blocks
+    kmeans = KMeans(min(N_BLOCKS, int(labelled.sum())), random_state=seed)
+    return kmeans.fit_predict(np.asarray(adata.obsm["spatial"])[labelled]).astype(int)
 
 
-def _check(labels: pd.Series, group: np.ndarray, labels_key: str, group_key: str | None) -> None:
-    """Refuse labels that leave nothing to learn or to test on."""
-    if labels.nunique() < 2:
+def _refuse_one_sided(labels: pd.Series, group: np.ndarray, group_key: str | None) -> None:
+    """Raise if the spots outside some group are too few, or of too few classes, to train on."""
+    names = np.unique(group)
+    if len(names) < 2:
         raise ValueError(
-            f"obs[{labels_key!r}] has {labels.nunique()} class(es) on the {len(labels)} labelled spots that are "
-            "embedded; a probe needs at least two."
+            f"All labelled spots belong to one group, {names[0]!r} in obs[{group_key!r}]; without it there is nothing "
+            "to train on. Pass group_key=None to leave out blocks of tissue instead."
         )
-    if len(np.unique(group)) < 2:
-        raise ValueError(
-            f"All labelled spots are of one group, {group[0]!r} in obs[{group_key!r}]; leaving it out leaves nothing "
-            "to learn from. Pass group_key=None to leave out blocks of tissue instead."
-        )
-    for name in np.unique(group):
-        if labels[group != name].nunique() < 2:
+    for name in names:
+        rest = labels[group != name]
+        if rest.nunique() < 2:
             raise ValueError(
-                f"Outside group {name!r} all labelled spots are {labels[group != name].iloc[0]!r}; a probe needs at "
-                "least two classes. Label spots of more groups, or pass another group_key."
+                f"Outside group {name!r} all labelled spots are {rest.iloc[0]!r}; a probe needs at least two classes. "
+                "Label spots of more groups, or pass another group_key."
             )
 
 
 def _cross_validated(
     probe: ClassifierMixin, values: np.ndarray, labels: pd.Series, group: np.ndarray, threshold: float
 ) -> AnnotationReport:
-    classes = np.unique(labels.to_numpy(dtype=str))
+    truth = labels.to_numpy(dtype=str)
+    classes = np.unique(truth)
     with warnings.catch_warnings():
-        # A class that one group alone has is unknown to the fold that leaves it out: its probability is 0 there.
+        # A class that only one group has is unknown to the fold that leaves it out: its probability is 0 there.
         warnings.filterwarnings("ignore", message="Number of classes in training fold", category=RuntimeWarning)
         probability = cross_val_predict(
-            probe, values, labels.to_numpy(dtype=str), groups=group, cv=LeaveOneGroupOut(), method="predict_proba"
+            probe, values, truth, groups=group, cv=LeaveOneGroupOut(), method="predict_proba"
         )
-    told = {
-        "group": group,
-        "label": labels.to_numpy(),
-        "prediction": classes[probability.argmax(axis=1)],
-        "confidence": probability.max(axis=1),
-    }
-    if taken := sorted(set(told).intersection(classes)):
-        raise ValueError(f"A class is called {str(taken[0])!r}, as a column of the report is; rename it.")
-    predictions = pd.DataFrame(told | dict(zip(classes, probability.T, strict=True)), index=labels.index)
-    majority = pd.Series({name: labels[group != name].mode()[0] for name in np.unique(group)})
-    return report_of(predictions.assign(majority=majority.loc[group].to_numpy()), classes, threshold)
-
-
-def _predicted(
-    probe: ClassifierMixin, values: np.ndarray, labels: pd.Series, known: np.ndarray, asked: np.ndarray
-) -> pd.DataFrame:
-    """Return the probability of every class, (spots, classes), NaN for spots not `asked` for."""
-    fitted = clone(probe).fit(values[known], labels[known].to_numpy(dtype=str))
-    probability = pd.DataFrame(np.nan, index=range(len(values)), columns=fitted.classes_)
-    if asked.any():
-        probability.iloc[asked] = fitted.predict_proba(values[asked])
-    return probability
+    predictions = pd.DataFrame({"group": group, "label": labels, "prediction": classes[probability.argmax(axis=1)]})
+    predictions["confidence"] = probability.max(axis=1)
+    if taken := [name for name in classes.tolist() if name in predictions]:
+        raise ValueError(f"A class is called {taken[0]!r}, like a column of the report; rename it.")
+    predictions[classes] = probability
+    majority = {name: labels[group != name].mode()[0] for name in np.unique(group)}
+    return report_of(predictions.assign(majority=predictions["group"].map(majority)), classes, threshold)
 
 
 def _write(adata: AnnData, labels: pd.Series, probability: pd.DataFrame, threshold: float, key: str) -> None:
-    predicted = probability.notna().any(axis=1)
-    confidence = probability.max(axis=1)
+    predicted, confidence = probability.notna().any(axis=1), probability.max(axis=1)
     names = labels.where(labels.isna(), labels.astype(str))
     names[predicted] = probability[predicted].idxmax(axis=1)
     names[predicted & (confidence < threshold)] = np.nan

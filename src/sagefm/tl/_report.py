@@ -1,45 +1,43 @@
-"""How well labelled spots are told: scores over all spots, by class and by group."""
-
-from __future__ import annotations
+"""Cross-validated scores of an annotation: over all labelled spots, by class and by group."""
 
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from sklearn.metrics import accuracy_score, confusion_matrix, precision_recall_fscore_support
+from sklearn import metrics
 
-N_BINS = 10  # of confidence, for the calibration error
+N_BINS = 10  # bins of confidence for the calibration error
 
 
 @dataclass(frozen=True)
 class AnnotationReport:
-    """How well labelled spots were told by a probe that had not seen their group.
+    """Cross-validated scores of a classifier; every labelled spot is predicted without its group in training.
 
     Attributes
     ----------
     accuracy
-        Share of labelled spots told right.
+        Fraction of labelled spots classified correctly.
     balanced_accuracy
-        Mean over the classes of the share told right.
+        Mean over the classes of the fraction classified correctly.
     macro_f1
         Mean over the classes of F1.
     majority_accuracy
-        Accuracy of naming, for every spot, the commonest label outside its group: what a probe must beat.
+        Accuracy of predicting, for every spot, the most common label outside its group: the baseline to beat.
     share_kept, accuracy_kept
-        Share of labelled spots whose confidence reaches the threshold, and the accuracy on them.
+        Fraction of labelled spots whose confidence reaches the threshold, and the accuracy on them.
     calibration_error
-        Expected calibration error: mean difference of confidence and accuracy over ten bins of equal width. Above some
-        0.1 the confidence is not to be read as a probability.
+        Expected calibration error: mean difference between confidence and accuracy over ten bins of equal width. Above
+        about 0.1, the confidence should not be interpreted as a probability.
     per_class
-        Precision, recall, F1, number of labelled spots, and of groups that have the class. A class that only one group
-        has cannot be told there.
+        Precision, recall, F1, number of labelled spots, and number of groups that have the class. A class found in one
+        group only cannot be predicted there.
     per_group
         Number of labelled spots, accuracy, balanced accuracy, macro-F1 and majority accuracy of every group.
     confusion
         Counts, (true class, predicted class).
     predictions
-        For every labelled spot its group, label, prediction and confidence, and the probability of every class, all
-        from the fold that left its group out.
+        Group, label, prediction, confidence and the probability of every class for every labelled spot, all from the
+        fold that left out its group.
 
     Examples
     --------
@@ -77,43 +75,37 @@ class AnnotationReport:
 
 
 def report_of(predictions: pd.DataFrame, classes: np.ndarray, threshold: float) -> AnnotationReport:
-    truth, found = predictions["label"], predictions["prediction"]
-    right, kept = truth == found, predictions["confidence"] >= threshold
+    """Score `predictions`, which have the columns of the report and the `majority` label outside each spot's group."""
+    truth, predicted = predictions["label"], predictions["prediction"]
+    correct, kept = truth == predicted, predictions["confidence"] >= threshold
+    by_class = metrics.precision_recall_fscore_support(truth, predicted, labels=classes, zero_division=0)
+    per_class = pd.DataFrame(dict(zip(("precision", "recall", "f1", "n"), by_class, strict=True)), index=classes)
+    confusion = metrics.confusion_matrix(truth, predicted, labels=classes)
     by_group = predictions.groupby("group")
     return AnnotationReport(
         **_scores(predictions),
         share_kept=float(kept.mean()),
-        accuracy_kept=float(right[kept].mean()) if kept.any() else np.nan,
-        calibration_error=_calibration_error(predictions["confidence"], right),
-        per_class=_per_class(predictions, classes),
+        accuracy_kept=float(correct[kept].mean()),
+        calibration_error=_calibration_error(predictions["confidence"], correct),
+        per_class=per_class.assign(n_groups=predictions.groupby("label")["group"].nunique()),
         per_group=pd.DataFrame({name: {"n": len(spots), **_scores(spots)} for name, spots in by_group}).T,
-        confusion=pd.DataFrame(confusion_matrix(truth, found, labels=classes), index=classes, columns=classes),
+        confusion=pd.DataFrame(confusion, index=classes, columns=classes),
         predictions=predictions.drop(columns="majority"),
     )
 
 
 def _scores(predictions: pd.DataFrame) -> dict[str, float]:
-    """Score over the classes that the labels have; a class that is only predicted has no recall."""
-    truth, found = predictions["label"], predictions["prediction"]
-    present = np.unique(truth)
-    _, recall, f1, _ = precision_recall_fscore_support(truth, found, labels=present, zero_division=0)
+    """Score over the classes among the labels; a class that is only predicted has no recall."""
+    truth, predicted = predictions["label"], predictions["prediction"]
+    settings = {"labels": np.unique(truth), "average": "macro", "zero_division": 0}
     return {
-        "accuracy": float(accuracy_score(truth, found)),
-        "balanced_accuracy": float(recall.mean()),
-        "macro_f1": float(f1.mean()),
-        "majority_accuracy": float((truth == predictions["majority"]).mean()),
+        "accuracy": float(metrics.accuracy_score(truth, predicted)),
+        "balanced_accuracy": float(metrics.recall_score(truth, predicted, **settings)),
+        "macro_f1": float(metrics.f1_score(truth, predicted, **settings)),
+        "majority_accuracy": float(metrics.accuracy_score(truth, predictions["majority"])),
     }
 
 
-def _per_class(predictions: pd.DataFrame, classes: np.ndarray) -> pd.DataFrame:
-    truth, found = predictions["label"], predictions["prediction"]
-    scores = precision_recall_fscore_support(truth, found, labels=classes, zero_division=0)
-    table = pd.DataFrame(dict(zip(("precision", "recall", "f1", "n"), scores, strict=True)), index=classes)
-    return table.assign(n_groups=predictions.groupby("label")["group"].nunique())
-
-
-def _calibration_error(confidence: pd.Series, right: pd.Series) -> float:
-    spots = pd.DataFrame({"confidence": confidence, "right": right})
-    bins = spots.groupby(np.minimum((confidence * N_BINS).astype(int), N_BINS - 1))
-    gaps = (bins["confidence"].mean() - bins["right"].mean()).abs()
-    return float((gaps * bins.size()).sum() / len(spots))
+def _calibration_error(confidence: pd.Series, correct: pd.Series) -> float:
+    bins = np.minimum((confidence * N_BINS).astype(int), N_BINS - 1)
+    return float((confidence - correct).groupby(bins).sum().abs().sum() / len(correct))

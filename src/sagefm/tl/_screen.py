@@ -1,20 +1,16 @@
-"""Screen known pairs of ligand and receptor, or of anything upstream and downstream, by in-silico perturbation."""
-
-from __future__ import annotations
+"""In-silico perturbation of known pairs: ligands and receptors, or other upstream and downstream genes."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
 from sagefm._errors import MissingKeyError
 from sagefm._logging import logger
-from sagefm.model.perturbation import ROLES, shares_a_gene, split
+from sagefm.model import SAGEFM
+from sagefm.model.perturbation import ROLES, split
 
-if TYPE_CHECKING:
-    from sagefm import SAGEFM
-
-# Names that tables of pairs give to what is upstream and to what is downstream, the first that is there.
+# Columns for upstream and for downstream genes in tables of pairs; the first that exists is used.
 _UPSTREAM = ("source_genesymbol", "ligand", "source")
 _DOWNSTREAM = ("target_genesymbol", "receptor", "target")
 
@@ -26,10 +22,10 @@ def ligand_receptor_screen(
     key_added: str | None = "ligand_receptor_screen",
     **kwargs: Any,
 ) -> pd.DataFrame:
-    """Perturb the source of every known pair in the neighbours of each spot, and read its target in the spot.
+    """Perturb the source of every known pair in the neighbours of each spot, and predict its target in the spot.
 
-    Pairs of which the model does not know a gene, and pairs whose parts overlap, are left out and counted in a log
-    message.
+    Pairs with a gene that is not in the model, and pairs whose parts overlap, are left out; a log message gives the
+    number of remaining pairs.
 
     Parameters
     ----------
@@ -37,18 +33,18 @@ def ligand_receptor_screen(
         A trained model.
     resource
         Name of a resource of the `liana` package, such as `"consensus"` or `"cellphonedb"`; path of a table (CSV, or
-        TSV by its ending); or a table. Its columns are `ligand` and `receptor`, or `source` and `target`, or, as
-        OmniPath has them, `source_genesymbol` and `target_genesymbol`; so tables of transcription factors or pathways
-        and their targets are screened alike. Complexes are written `"A_B"`. Other columns are kept.
+        TSV if it ends in `.tsv` or `.txt`); or a table. Its columns are `ligand` and `receptor`, or `source` and
+        `target`, or `source_genesymbol` and `target_genesymbol`, as in OmniPath. Tables of transcription factors or
+        pathways and their targets are screened in the same way. Complexes are written `"A_B"`. Other columns are kept.
     key_added
-        Key in `uns` of the screened AnnData under which the table is also written; None writes nothing.
+        Key in `uns` of the screened AnnData under which the table is stored as well; None stores nothing.
     **kwargs
         Arguments of :meth:`sagefm.SAGEFM.perturb`, for example `groupby`, `n_controls` or `adata`.
 
     Returns
     -------
     pandas.DataFrame
-        What :meth:`sagefm.SAGEFM.perturb` returns, with the other columns of the resource.
+        The table of :meth:`sagefm.SAGEFM.perturb`, with the other columns of the resource.
 
     Raises
     ------
@@ -57,7 +53,7 @@ def ligand_receptor_screen(
     KeyError
         If the table has no such columns.
     ValueError
-        If the model knows the genes of no pair.
+        If no pair has all its genes in the model.
 
     Examples
     --------
@@ -66,35 +62,34 @@ def ligand_receptor_screen(
     >>> len(screen) == len(pairs) == len(adata.uns["ligand_receptor_screen"])
     True
     """
-    known = _known(_read(resource), model)
-    table = model.perturb(pairs=known[ROLES], **kwargs)
-    extra = [column for column in known if column not in table or column in ROLES]
-    attrs = table.attrs
-    table = table.merge(known[extra], on=ROLES, how="left", validate="many_to_one")
-    table.attrs = attrs
+    pairs = _usable(_read(resource), model)
+    table = model.perturb(pairs=pairs[ROLES], **kwargs)
+    added = [column for column in pairs if column not in table or column in ROLES]
+    merged = table.merge(pairs[added], on=ROLES, how="left", validate="many_to_one")
+    merged.attrs = table.attrs
     if key_added is not None:
         screened = kwargs.get("adata")
-        (model.adata if screened is None else screened).uns[key_added] = table
-    return table
+        (model.adata if screened is None else screened).uns[key_added] = merged
+    return merged
 
 
 def _read(resource: str | Path | pd.DataFrame) -> pd.DataFrame:
-    """Return a table with columns source and target, and what else the resource has."""
+    """Return a table with the columns source and target, and the other columns of the resource."""
     if isinstance(resource, pd.DataFrame):
         table = resource
-    elif isinstance(resource, Path) or Path(resource).suffix:
-        table = pd.read_csv(Path(resource).expanduser(), sep="\t" if Path(resource).suffix in (".tsv", ".txt") else ",")
+    elif Path(resource).suffix or isinstance(resource, Path):
+        path = Path(resource).expanduser()
+        table = pd.read_csv(path, sep="\t" if path.suffix in (".tsv", ".txt") else ",")
     else:
         table = _liana(resource)
     chosen = [next((name for name in names if name in table), None) for names in (_UPSTREAM, _DOWNSTREAM)]
     if None in chosen:
         raise MissingKeyError(
-            "The resource needs columns 'ligand' and 'receptor', or 'source' and 'target'; it has "
+            "The resource needs columns 'ligand' and 'receptor', or 'source' and 'target'; found "
             f"{[str(column) for column in table]}."
         )
-    table = table.reset_index(drop=True)  # tables that were joined may have rows of one name
-    ends = table[chosen].set_axis(ROLES, axis=1)
-    return ends.join(table.drop(columns=[*{*chosen, *ROLES}], errors="ignore"))
+    table = table.reset_index(drop=True)  # concatenated tables may have duplicate row names
+    return table[chosen].set_axis(ROLES, axis=1).join(table.drop(columns=[*chosen, *ROLES], errors="ignore"))
 
 
 def _liana(name: str) -> pd.DataFrame:
@@ -102,26 +97,21 @@ def _liana(name: str) -> pd.DataFrame:
         import liana  # an optional extra
     except ImportError as error:
         raise ImportError(
-            f"resource={name!r} comes with the liana package: `pip install 'sagefm[liana]'`. Or pass a table of pairs."
+            f"resource={name!r} needs the liana package: `pip install 'sagefm[liana]'`. Or pass a table of pairs."
         ) from error
     return liana.rs.select_resource(name)
 
 
-def _known(table: pd.DataFrame, model: SAGEFM) -> pd.DataFrame:
-    """Return the pairs that can be asked, each once."""
-    pairs = table.dropna(subset=ROLES).drop_duplicates(ROLES)
-    parts = [[split(str(name), model.genes) for name in pairs[role]] for role in ROLES]
-    kept = [
-        not shares_a_gene(source, target) and all(part in model.genes for part in source + target)
-        for source, target in zip(*parts, strict=True)
-    ]
-    logger.info(
-        f"{sum(kept)} of the resource's {len(pairs)} pairs can be screened: the model knows all of their genes."
-    )
+def _usable(table: pd.DataFrame, model: SAGEFM) -> pd.DataFrame:
+    """Return the pairs that can be perturbed, without duplicates."""
+    pairs = table.dropna(subset=ROLES).drop_duplicates(ROLES).astype(dict.fromkeys(ROLES, str))
+    parts, known = pairs[ROLES].map(lambda name: split(name, model.genes)), set(model.genes)
+    kept = [set(source).isdisjoint(target) and known.issuperset(source + target) for source, target in parts.to_numpy()]
+    logger.info(f"{sum(kept)} of the resource's {len(pairs)} pairs can be screened: all their genes are in the model.")
     if not any(kept):
         first = pairs.iloc[0].loc[ROLES].tolist() if len(pairs) else "no pair"
         raise ValueError(
-            f"The model knows the genes of none of the {len(pairs)} pairs. The resource begins with {first}, the "
+            f"None of the {len(pairs)} pairs has all its genes in the model. The resource starts with {first}, the "
             f"model's genes with {list(model.genes[:3])}."
         )
-    return pairs[kept].astype(dict.fromkeys(ROLES, str))
+    return pairs[kept]

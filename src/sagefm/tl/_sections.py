@@ -1,6 +1,4 @@
-"""One row of numbers a section, pooled over its spots."""
-
-from __future__ import annotations
+"""One embedding per section, pooled over its spots."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -8,7 +6,7 @@ from typing import Literal
 import pandas as pd
 from anndata import AnnData
 
-from sagefm.tl._inputs import embedded, groups, representation
+from sagefm.tl._inputs import groups, representation
 
 Statistic = Literal["mean", "std"]
 
@@ -25,25 +23,25 @@ def section_embedding(
     Parameters
     ----------
     adata
-        Spots with a representation in `obsm`. Spots whose row has NaN are left out.
+        Spots with a representation in `obsm`. Spots with NaN in their row are left out.
     sample_key
-        Column of `obs` that tells sections apart.
+        Column of `obs` with the section of each spot.
     use_rep
         Key in `obsm` of the representation.
     statistics
-        What to pool: `"mean"` over the spots, and `"std"`, their standard deviation, which tells how varied a section
+        What to pool: `"mean"` over the spots, and `"std"`, their standard deviation, which shows how varied a section
         is.
 
     Returns
     -------
     pandas.DataFrame
-        (sections, statistics x numbers), sections in alphabetical order, columns `mean_0`, `mean_1` and so on: an `X`
-        for scikit-learn. Sections of one patient are no independent samples: cross-validate by patient.
+        (sections, statistics x features), sections in alphabetical order, columns `mean_0`, `mean_1` and so on: an `X`
+        for scikit-learn. Sections of one patient are not independent samples: cross-validate by patient.
 
     Raises
     ------
     KeyError
-        If a key is not there; the message lists those that are.
+        If a key does not exist; the message lists those that do.
     ValueError
         If a statistic is not known, a spot has no section, or a section has no embedded spot.
 
@@ -58,12 +56,11 @@ def section_embedding(
     """
     if not statistics or not set(statistics) <= {"mean", "std"}:
         raise ValueError(f"statistics={statistics!r} must be one or both of 'mean' and 'std'.")
-    values, sections = representation(adata, use_rep), groups(adata, sample_key, "sample_key")
-    rows = embedded(values, use_rep)
-    if empty := sorted(set(sections) - set(sections[rows])):
+    values, embedded = representation(adata, use_rep)
+    sections = groups(adata, sample_key, "sample_key")
+    if empty := sorted(set(sections) - set(sections[embedded])):
         raise ValueError(f"Section {empty[0]!r} has no embedded spot: every row of obsm[{use_rep!r}] has NaN there.")
-    spots = pd.DataFrame(values[rows]).groupby(sections[rows])
-    # The deviation over n, not n - 1, so that a section of one spot has one: 0.
-    pooled = {"mean": spots.mean, "std": lambda: spots.std(ddof=0)}
-    table = pd.concat([pooled[name]().add_prefix(f"{name}_") for name in statistics], axis=1)
+    spots = pd.DataFrame(values[embedded]).groupby(sections[embedded])
+    pooled = {"mean": spots.mean(), "std": spots.std(ddof=0)}  # ddof=0, so that a section of one spot has 0, not NaN
+    table = pd.concat([pooled[name].add_prefix(f"{name}_") for name in statistics], axis=1)
     return table.rename_axis(sample_key)

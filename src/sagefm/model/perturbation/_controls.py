@@ -1,148 +1,128 @@
-"""Controls of a perturbation: matched random genes in the place of the source, of the target, and of both."""
+"""Matched controls of a pair: random genes in place of its source, of its target, and of both."""
 
-from __future__ import annotations
-
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 from scipy.spatial import cKDTree
 
-from sagefm.model.perturbation._counterfactual import Counterfactual, mean_effects
-from sagefm.model.perturbation._levels import Levels
-from sagefm.model.perturbation._pairs import Pairs
+from sagefm.data import shares
+from sagefm.model.perturbation._counterfactual import Readout
+from sagefm.model.perturbation._effects import Screen, can_move
 
-# Control genes in the pool, for each one that a gene is compared with.
-_POOL_TO_CONTROLS = 5
+# Size of the pool, as a multiple of the number of controls for each gene.
+_POOL_FACTOR = 5
+# Effects differ far more between pairs than between spots, so some of the spots are enough to compare with controls.
+_MAX_SPOTS, _MIN_SPOTS_PER_GROUP = 512, 64
 
 
 class ControlPool:
-    """Random genes, from which each gene is given those nearest to it in mean and standard deviation.
+    """Random genes, of which those closest to a gene in mean and standard deviation are its controls.
 
-    The pool does not depend on what is asked, so the controls of a pair do not depend on the other pairs.
+    The pool does not depend on the requested pairs, so the controls of a pair do not depend on the other pairs.
 
     Parameters
     ----------
     mean, deviation
-        Moments of every gene on the log scale, each (genes,); a gene that does not vary is never a control.
+        Mean and standard deviation of every gene on the log scale, each (genes,); a gene that does not vary is never
+        a control.
     n_controls
-        Number of controls for each gene; fewer where the section has not as many genes that vary.
+        Number of controls for each gene; fewer if the section has fewer genes that vary.
     seed
         Seed of the pool.
     """
 
     def __init__(self, mean: np.ndarray, deviation: np.ndarray, n_controls: int, seed: int) -> None:
         varying = np.flatnonzero(deviation > 0)
-        size = min(_POOL_TO_CONTROLS * n_controls, len(varying))
+        size = min(_POOL_FACTOR * n_controls, len(varying))
         self.genes = np.sort(np.random.default_rng(seed).choice(varying, size, replace=False))
-        self._mean, self._deviation, self._n_controls = mean, deviation, n_controls
-        self._tree = cKDTree(self._features(mean[self.genes], deviation[self.genes]))
-
-    @staticmethod
-    def _features(mean: np.ndarray, deviation: np.ndarray) -> np.ndarray:
-        return np.log(np.maximum(np.column_stack([mean, deviation]), 1e-9))
+        self._moments, self._n_controls = np.column_stack([mean, deviation]), n_controls
+        self._tree = cKDTree(np.log(self._moments[self.genes]))
 
     def matched(self, parts: np.ndarray, excluded: np.ndarray) -> np.ndarray:
-        """Return the control genes for a gene, or for a complex by the mean of its `parts`; none of `excluded`."""
-        place = self._features(self._mean[parts].mean(keepdims=True), self._deviation[parts].mean(keepdims=True))[0]
+        """Return the controls of a gene, or of a complex by the mean over its `parts`, none of them `excluded`."""
         k = min(self._n_controls + len(excluded), len(self.genes))
-        nearest = self.genes[np.atleast_1d(self._tree.query(place, k=k)[1])]
-        return nearest[~np.isin(nearest, excluded)][: self._n_controls]
+        moments = np.maximum(self._moments[parts].mean(axis=0), 1e-9)  # zero for a gene without counts
+        _, nearest = self._tree.query(np.log(moments), k=k)
+        genes = self.genes[np.atleast_1d(nearest)]
+        return genes[~np.isin(genes, excluded)][: self._n_controls]
 
 
-class ControlEffects:
-    """Effects of the sources and of their controls on the targets and on their controls, for every group of spots.
+def control_comparisons(screen: Screen, pool: ControlPool, seed: int) -> dict[str, np.ndarray]:
+    """Return the columns that compare each pair with its controls, each (pairs, groups).
 
-    Parameters
-    ----------
-    plain
-        Counterfactuals whose targets are not hidden.
-    levels
-        Their first and last level are compared.
-    groups
-        Share of each row in each group, (groups, rows).
-    deviation
-        Standard deviation of every gene, (genes,).
-    pool
-        Where controls come from.
-    asked
-        The pairs.
+    Pairs and controls are compared without masking targets, on random spots of each group.
     """
-
-    def __init__(
-        self,
-        plain: Counterfactual,
-        levels: Levels,
-        groups: np.ndarray,
-        deviation: np.ndarray,
-        pool: ControlPool,
-        asked: Pairs,
-    ) -> None:
-        self._asked, self._deviation = asked, deviation
-        self._controls = [self._matched(pool, source, target) for source, target in asked.table.itertuples(index=False)]
-        used_sources = np.unique(np.concatenate([sources for sources, _ in self._controls]))
-        used_targets = np.unique(np.concatenate([targets for _, targets in self._controls]))
-        targets = np.unique(np.concatenate(asked.parts_of("target", np.arange(len(asked.table)))))
-
-        self._columns = np.union1d(used_targets, targets)
-        jobs = {gene: (np.array([gene]), self._columns) for gene in used_sources.tolist()}
-        for name, chosen in asked.by("source"):
-            own = np.concatenate(asked.parts_of("target", chosen))
-            jobs[name] = (asked.parts[name], np.union1d(used_targets, own))
-        self._row = {key: row for row, key in enumerate(jobs)}
-        self._effects = np.full((len(groups), len(jobs), len(self._columns)), np.nan, dtype=np.float32)
-        for row, (source, read) in enumerate(jobs.values()):
-            self._effects[:, row, self._places(read)] = mean_effects(plain, source, levels.ends, read, groups)
-
-    def _matched(self, pool: ControlPool, source: str, target: str) -> tuple[np.ndarray, np.ndarray]:
-        parts = self._asked.parts
-        pair = np.concatenate([parts[source], parts[target]])
-        return pool.matched(parts[source], pair), pool.matched(parts[target], pair)
-
-    def _places(self, genes: np.ndarray) -> np.ndarray:
-        return np.searchsorted(self._columns, genes)
-
-    def of(self, pair: int) -> np.ndarray:
-        """Return the grids of one pair, (groups, 1 + sources, 1 + targets), as :func:`standing` takes them.
-
-        Where a control source meets itself as a control target there is NaN: no pair is a gene with itself.
-        """
-        source, target = self._asked.table.iloc[pair]
-        (sources, targets), parts = self._controls[pair], self._asked.parts[target]
-        effects = self._effects[:, [self._row[key] for key in (source, *sources.tolist())]]
-        own = effects[:, :, self._places(parts)].mean(axis=2) / self._deviation[parts].mean()
-        others = effects[:, :, self._places(targets)] / self._deviation[targets]
-        others[:, 1:][:, sources[:, None] == targets] = np.nan
-        return np.concatenate([own[:, :, None], others], axis=2)
+    rng, size = np.random.default_rng(seed), max(_MAX_SPOTS // len(screen.groups), _MIN_SPOTS_PER_GROUP)
+    sample = np.sort(np.concatenate([rng.permutation(np.flatnonzero(group))[:size] for group in screen.groups]))
+    groups = shares(screen.groups[:, sample] > 0)
+    sampled = replace(screen, counterfactual=screen.counterfactual.unmasked(sample), groups=groups)
+    grids = _grids(sampled, pool)
+    found = np.array([[compare_with_controls(grid) for grid in np.moveaxis(by_group, 2, 0)] for by_group in grids])
+    return {"control_percentile": found[..., 0], "p": found[..., 1]}
 
 
-class Standing(NamedTuple):
-    """Where a pair stands among its controls: percentile of its effect, and p-value of what is its own."""
+def _grids(screen: Screen, pool: ControlPool) -> Iterator[np.ndarray]:
+    """Yield the standardised effects of each pair and its controls, (1 + sources, 1 + targets, groups).
+
+    Row 0 is the source and column 0 the target; the others are their controls. Where a control source is also a control
+    target there is NaN, because a gene is not paired with itself.
+    """
+    pairs, parts, deviation = screen.pairs, screen.pairs.parts, screen.deviation
+    names, controls = list(pairs.table.itertuples(index=False, name=None)), []
+    for source, target in names:
+        excluded = np.concatenate([parts[source], parts[target]])
+        controls.append((pool.matched(parts[source], excluded), pool.matched(parts[target], excluded)))
+    control_sources, control_targets = (np.unique(np.concatenate(genes)) for genes in zip(*controls, strict=True))
+    genes = np.union1d(control_targets, np.concatenate(pairs.parts_of("target")))
+    unknown = np.full((len(genes), len(screen.groups)), np.nan, dtype=np.float32)
+
+    def effects_of(source: np.ndarray, read: np.ndarray) -> np.ndarray:
+        """Return the effects of a source on all `genes`, (genes, groups), NaN for those that are not `read`."""
+        effects = unknown.copy()
+        effects[np.searchsorted(genes, read)] = screen.summarize(source, screen.levels.ends, Readout(read)).effect
+        return effects
+
+    effects = {gene: effects_of(np.array([gene]), genes) for gene in control_sources.tolist()}
+    for source, rows in pairs.by("source").items():
+        if can_move(screen.counterfactual.dose(parts[source], screen.levels)):
+            own_targets = np.concatenate(pairs.parts_of("target", rows))
+            effects[source] = effects_of(parts[source], np.union1d(control_targets, own_targets))
+    for (source, target), (sources, targets) in zip(names, controls, strict=True):
+        grid = np.stack([effects.get(key, unknown) for key in (source, *sources.tolist())])
+        own = grid[:, np.searchsorted(genes, parts[target])].mean(axis=1) / deviation[parts[target]].mean()
+        others = grid[:, np.searchsorted(genes, targets)] / deviation[targets, None]
+        others[1:][sources[:, None] == targets] = np.nan
+        yield np.concatenate([own[:, None], others], axis=1)
+
+
+class ControlComparison(NamedTuple):
+    """Percentile of the size of an effect among its controls, and empirical p-value of its interaction residual."""
 
     percentile: float
     p: float
 
 
-def standing(effects: np.ndarray) -> Standing:
-    """Compare the pair in the corner of a grid of standardised effects, (1 + sources, 1 + targets), with the rest.
+def compare_with_controls(effects: np.ndarray) -> ControlComparison:
+    """Compare the pair in the corner of a grid of standardised effects, (1 + sources, 1 + targets), with its controls.
 
-    Row 0 is the source, the other rows its controls; column 0 is the target, the others its controls; NaN is no cell.
-    The percentile is that of the size of the effect in row 0 and column 0. The p-value is the rank of its interaction
-    over the whole grid: row and column means are taken off and rows and columns brought to one spread, so that neither
-    a source that moves everything nor a target that everything moves is enough. Every cell is treated alike; a random
-    pair is therefore as likely to have any rank as another.
+    Row 0 is the source and the other rows are its controls; column 0 is the target and the other columns are its
+    controls; NaN entries are ignored. The percentile is that of the size of the pair's effect within row 0 and column
+    0. The p-value is the rank of the size of its interaction residual over the whole grid, so neither a source that
+    affects everything nor a target that is affected by everything is enough for a small one. All entries are treated
+    in the same way, so every rank is equally likely for a random pair.
     """
     if not np.isfinite(effects[0, 0]) or effects.size == 1:
-        return Standing(np.nan, np.nan)
+        return ControlComparison(np.nan, np.nan)
     size = np.abs(effects)
     controls = np.concatenate([size[0, 1:], size[1:, 0]])
-    interaction = np.abs(_interaction(effects))
-    others = np.delete(interaction[np.isfinite(effects)], 0)
-    p = (1 + np.count_nonzero(others >= interaction[0, 0])) / (1 + len(others))
-    return Standing(100 * float(np.mean(controls < size[0, 0])), p)
+    residuals = np.abs(_interaction_residuals(effects))[np.isfinite(effects)]
+    return ControlComparison(100 * np.mean(controls < size[0, 0]), np.mean(residuals >= residuals[0]))
 
 
-def _interaction(effects: np.ndarray) -> np.ndarray:
-    """Return what rows and columns alone do not tell, brought to the same spread in all of them."""
+def _interaction_residuals(effects: np.ndarray) -> np.ndarray:
+    """Return the residuals after removing row and column means, with rows and columns scaled to the same spread."""
     rest = effects - np.nanmean(effects, axis=0) - np.nanmean(effects, axis=1, keepdims=True) + np.nanmean(effects)
     square = rest**2
     spread = np.sqrt(np.nanmean(square, axis=0) * np.nanmean(square, axis=1, keepdims=True))

@@ -1,25 +1,23 @@
-"""In-silico perturbation: what happens to a target in a spot when its neighbours make more of a source."""
+"""In-silico perturbation: the predicted change of a target in a spot if its neighbours express more of a source."""
 
-from __future__ import annotations
-
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Sequence
 from typing import get_args
 
 import numpy as np
 import pandas as pd
 import torch
 from anndata import AnnData
+from scvi import settings
 
 from sagefm._errors import refuse_unknown
-from sagefm.data import Spots, checked_rows, group_spots, shares
+from sagefm.data import Spots, checked_rows, group_spots
 from sagefm.model._base import SpotModel, require_training
-from sagefm.model.perturbation._controls import ControlPool
-from sagefm.model.perturbation._counterfactual import Counterfactual, Expression, Readout, Where
-from sagefm.model.perturbation._effects import control_spots, effect_table, effects_of, neighbor_correlations, standings
-from sagefm.model.perturbation._levels import Levels
+from sagefm.model.perturbation._controls import ControlPool, control_comparisons
+from sagefm.model.perturbation._counterfactual import Counterfactual, Readout, Where
+from sagefm.model.perturbation._effects import Screen
+from sagefm.model.perturbation._levels import Levels, LevelsLike
 from sagefm.model.perturbation._pairs import Pairs
-
-LevelsLike = int | Sequence[float] | Mapping[str, Sequence[float]]
 
 
 class PerturbationMixin(SpotModel):
@@ -41,33 +39,33 @@ class PerturbationMixin(SpotModel):
         batch_size: int | None = None,
         seed: int = 0,
     ) -> pd.DataFrame:
-        """Set source genes to several levels and read the predicted target genes.
+        """Set source genes to several levels and predict target genes at each level.
 
-        The log-scale value of a source is set in the neighbours of every spot (or in the spot), the target is hidden
-        from the spot, and the target's prediction is read at each level. Library sizes stay as measured: a source that
-        is set higher scales no other gene down. This is what the model expects, not what an experiment would give: the
-        model knows associations in space, whatever causes them.
+        The log-scale value of a source is set in the neighbours of every spot (or in the spot itself), the target is
+        masked in the spot, and the target is predicted at each level. Library sizes keep their measured values: setting
+        a source to a higher level rescales no other gene. The result is what the model expects, not what an experiment
+        would give: the model knows associations in space, whatever their cause.
 
         Parameters
         ----------
         sources, targets
-            Names of genes; all combinations are asked, but those of a gene with itself. `"A_B"` is a complex: its
-            parts are set together, and read as their mean.
+            Names of genes. All combinations are evaluated, except those of a gene with itself. `"A_B"` is a complex:
+            as a source, its parts are set together; as a target, it is the mean of its parts.
         pairs
-            Table with columns `source` and `target`, instead; a pair that stands twice is asked once.
+            Alternatively, a table with columns `source` and `target`; duplicate pairs are evaluated once.
         levels
-            A number: so many levels, evenly from each source's minimum to its maximum over all spots. A list: values
-            on the log scale, 0 being a knock-out. A dict of one list: `{"fold_change": [1, 0]}`, factors on the
-            counts that each spot has; `{"percentile": [5, 95]}`, percentiles of the source over all spots; or
-            `{"value": [0, 2]}`, as the list. Effects are differences of the last and the first.
+            A number: that many levels, evenly spaced from each source's minimum to its maximum over all spots. A list:
+            values on the log scale, 0 being a knock-out. A dict with one list: `{"fold_change": [1, 0]}`, factors
+            applied to the counts of each spot; `{"percentile": [5, 95]}`, percentiles of the source over all spots; or
+            `{"value": [0, 2]}`, the same as the list. Effects are differences between the last and the first level.
         where
-            Set the source in the `"neighbors"`, in the spot (`"self"`), or in `"both"`.
+            Set the source in the `"neighbors"`, in the spot itself (`"self"`), or in `"both"`.
         n_controls
-            Number of matched random genes to compare each source and each target with; 0 for no comparison.
+            Number of matched random genes that each source and each target is compared with; 0 for no comparison.
         groupby
             Column of `obs`; effects are then averaged over each group of spots. Spots without a group are left out.
         mask_targets
-            Whether a target's own count is hidden from the spot, each target on its own.
+            Whether the target's own count is masked in the spot, one target at a time.
         adata
             Spots to perturb; the AnnData of the model by default.
         indices
@@ -81,13 +79,13 @@ class PerturbationMixin(SpotModel):
         Returns
         -------
         pandas.DataFrame
-            One row a pair, or a pair and group, with
+            One row per pair, or per pair and group, with
 
             ``source``, ``target``, (``group``)
-                Who was set, and who was read.
+                The gene that is set and the gene that is predicted.
             ``effect``
-                Mean over the spots of the prediction at the last level less that at the first, in log-normalised
-                expression (natural log).
+                Mean over the spots of the difference between the predictions at the last and the first level, in
+                log-normalised expression (natural log).
             ``spread``
                 Standard deviation of that difference over the spots; NaN for a single spot.
             ``scaled_effect``
@@ -102,18 +100,18 @@ class PerturbationMixin(SpotModel):
                 Correlation of the target in the spot with the mean of the source over its neighbours, as measured
                 over all spots (with `where="self"`, with the source in the spot): the plain explanation.
             ``control_percentile``
-                Share of controls, in percent, whose effect is smaller in size: the same source on matched random
-                targets, and matched random sources on the same target, all in standard deviations of the target.
+                Percentage of controls whose effect is smaller in size: the same source on matched random targets, and
+                matched random sources on the same target, all in standard deviations of the target.
             ``p``, ``q``
-                Empirical p-value of the effect among all pairs of control sources and control targets, once what the
-                source does to any target and what any source does to the target is taken off; and its
-                Benjamini-Hochberg q-value over the table. Pair and controls are compared without hiding targets, on at
-                most 512 random spots (in groups: on at least 64 of each, where it has so many).
+                Empirical p-value of the effect among all pairs of control sources and control targets, after removing
+                what the source does to any target and what any source does to the target; and its
+                Benjamini-Hochberg q-value over the table. Pairs and controls are compared without masking targets, on
+                at most 512 random spots (with groups: on at least 64 of each, if it has that many).
             ``n_spots``
                 Number of spots averaged over.
 
-            A source that does not vary over the section, or that its panel lacks, has no range to move in; its
-            effects and p are NaN.
+            A source that does not vary over the section, or that is missing from its panel, has no range to move in;
+            its effects and p are NaN.
             ``attrs`` holds `levels`, `where`, `n_controls`, `mask_targets` and `seed`.
 
         Raises
@@ -121,9 +119,10 @@ class PerturbationMixin(SpotModel):
         RuntimeError
             If the model is untrained.
         KeyError
-            If the model does not know a gene, or `obs` has no such column.
+            If a gene is not in the model, or `obs` has no such column.
         ValueError
-            If no pair is asked, a source shares a gene with its target, or levels are fewer than two or out of range.
+            If no pair is requested, a source shares a gene with its target, or levels are fewer than two or out of
+            range.
 
         Warns
         -----
@@ -137,29 +136,24 @@ class PerturbationMixin(SpotModel):
         [['LIG1', 'TGT1'], ['LIG2', 'TGT1']]
         """
         require_training(self)
-        asked, dosage = Pairs.of(sources, targets, pairs, self.genes), Levels.of(levels)
-        _refuse_bad_arguments(where, n_controls)
+        requested, doses = Pairs.parse(sources, targets, pairs, self.genes), Levels.parse(levels)
+        if n_controls != int(n_controls) or n_controls < 0:
+            raise ValueError(f"n_controls={n_controls!r} must be a whole number, 0 or more.")
         section, spots = self._read(adata)
         rows = _perturbable(checked_rows(indices, spots.n_obs), spots, where)
         rows, names, groups = group_spots(rows, section, groupby)
         mean, deviation = spots.gene_moments(np.arange(spots.n_obs))
         pool = ControlPool(mean, deviation, n_controls, seed) if n_controls else None
-        deviation = np.where(deviation > 0, deviation, np.nan)  # what does not vary has no unit
-        expression = Expression(spots, np.union1d(asked.genes, pool.genes if pool else []).astype(int))
-        dosage.warn_of_extrapolation(*_highest(expression, asked))
+        genes = requested.genes if pool is None else np.union1d(requested.genes, pool.genes)
+        deviation = np.where(deviation > 0, deviation, np.nan)  # effects on a constant gene cannot be standardised
 
-        screen = Counterfactual(
-            self.module, spots, rows, expression, where=where, mask_targets=mask_targets, batch_size=batch_size
-        )
-        columns = effects_of(screen, asked, dosage, groups, deviation)
-        columns["neighbor_correlation"] = neighbor_correlations(spots, expression, asked, rows, groups, where)
+        counterfactual = Counterfactual(self.module, spots, rows, genes, where, mask_targets, batch_size)
+        _warn_of_extrapolation(counterfactual, requested, doses)
+        screen = Screen(counterfactual, requested, doses, groups, deviation)
+        columns = screen.columns()
         if pool is not None:
-            sample = control_spots(groups, seed)
-            few = shares(groups[:, sample] > 0)
-            still = np.isnan(columns["effect"])
-            columns |= standings(screen.unmasked(sample), asked, dosage, few, deviation, pool)
-            columns["control_percentile"][still] = columns["p"][still] = np.nan
-        table = effect_table(asked, names, groupby, columns, (groups > 0).sum(axis=1))
+            columns |= control_comparisons(screen, pool, seed)
+        table = screen.table(columns, names, groupby)
         table.attrs.update(levels=levels, where=where, n_controls=n_controls, mask_targets=mask_targets, seed=seed)
         return table
 
@@ -188,15 +182,15 @@ class PerturbationMixin(SpotModel):
         -------
         pandas.DataFrame
             (spots, levels), log-normalised expression. Columns are the source's mean level where it is set, also in
-            log-normalised expression; the last less the first is the effect in each spot. Isolated spots are NaN with
-            `where="neighbors"`.
+            log-normalised expression; the difference between the last and the first is the effect in each spot.
+            Isolated spots are NaN with `where="neighbors"`.
 
         Raises
         ------
         RuntimeError
             If the model is untrained.
         KeyError
-            If the model does not know a gene.
+            If a gene is not in the model.
         ValueError
             If the source shares a gene with the target, or levels are fewer than two or out of range.
 
@@ -206,44 +200,43 @@ class PerturbationMixin(SpotModel):
         True
         """
         require_training(self)
-        asked, dosage = Pairs.of(source, target, None, self.genes), Levels.of(levels)
-        _refuse_bad_arguments(where, 0)
+        requested, doses = Pairs.parse(source, target, None, self.genes), Levels.parse(levels)
         section, spots = self._read(adata)
         all_rows = checked_rows(indices, spots.n_obs)
-        rows = _perturbable(all_rows, spots, where)
-        expression = Expression(spots, asked.genes)
-        dosage.warn_of_extrapolation(*_highest(expression, asked))
-        one = Counterfactual(
-            self.module, spots, rows, expression, where=where, mask_targets=mask_targets, batch_size=batch_size
-        )
-        parts = asked.parts[source]
+        rows, parts = _perturbable(all_rows, spots, where), requested.parts[source]
         if spots.masked[parts].any():
             raise ValueError(f"The section has no counts of {source!r}, so it cannot be set there.")
-        readout = Readout([asked.parts[target]])
-        values = torch.cat([predicted[:, :, 0] for _, predicted in one.responses(parts, dosage, readout)], dim=1)
-        response = pd.DataFrame(
-            values.T.cpu().numpy(),
-            index=section.obs_names[rows],
-            columns=pd.Index(one.dose(parts, dosage), name=source),
-        )
+        counterfactual = Counterfactual(self.module, spots, rows, requested.genes, where, mask_targets, batch_size)
+        _warn_of_extrapolation(counterfactual, requested, doses)
+        readout = Readout.of_targets([requested.parts[target]])
+        predicted = torch.cat([piece for _, piece in counterfactual.responses(parts, doses, readout)], dim=1)
+        columns = pd.Index(counterfactual.dose(parts, doses), name=source)
+        response = pd.DataFrame(predicted[:, :, 0].T.cpu().numpy(), index=section.obs_names[rows], columns=columns)
         return response.reindex(section.obs_names[all_rows])
 
 
-def _refuse_bad_arguments(where: str, n_controls: int) -> None:
-    refuse_unknown("where", where, get_args(Where))
-    if n_controls != int(n_controls) or n_controls < 0:
-        raise ValueError(f"n_controls={n_controls!r} must be a whole number, 0 or more.")
-
-
 def _perturbable(rows: np.ndarray, spots: Spots, where: Where) -> np.ndarray:
+    """Return the rows with something to perturb."""
+    refuse_unknown("where", where, get_args(Where))
     if where != "neighbors":
         return rows
     rows = rows[spots.n_neighbors[rows, 0] > 0]
     if not len(rows):
-        raise ValueError("None of the asked spots has neighbours to perturb; take `where='self'`.")
+        raise ValueError("None of the requested spots has neighbours to perturb; pass `where='self'`.")
     return rows
 
 
-def _highest(expression: Expression, asked: Pairs) -> tuple[np.ndarray, list[str]]:
-    names = list(dict.fromkeys(asked.table["source"]))
-    return np.array([min(expression.column(g).max() for g in asked.parts[name]) for name in names]), names
+def _warn_of_extrapolation(counterfactual: Counterfactual, pairs: Pairs, levels: Levels) -> None:
+    """Warn if a level on the log scale is above all measured values of a source."""
+    if levels.scale != "value":
+        return
+    top, sources = levels.values.max(), pairs.table["source"].unique()
+    highest = [counterfactual.expression(pairs.parts[source]).max(axis=0).min() for source in sources]
+    exceeded = np.flatnonzero(top > highest)
+    if len(exceeded):
+        warnings.warn(
+            f"Level {top:g} is above the highest measured value of {len(exceeded)} of {len(sources)} sources, "
+            f"for example {sources[exceeded[0]]!r} ({highest[exceeded[0]]:.3g}): the model extrapolates there.",
+            UserWarning,
+            stacklevel=settings.warnings_stacklevel,
+        )

@@ -1,8 +1,9 @@
-"""Pairs of a source and a target, complexes included, checked against the genes that the model knows."""
+"""Pairs of a source and a target, complexes included, checked against the genes of the model."""
 
-from __future__ import annotations
-
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Self
 
 import numpy as np
 import pandas as pd
@@ -11,48 +12,46 @@ from sagefm._errors import MissingKeyError
 from sagefm.data import positions_of
 
 ROLES = ["source", "target"]
+Names = Sequence[str] | str
 
 
+@dataclass(frozen=True)
 class Pairs:
-    """Pairs to perturb and read.
+    """Pairs to evaluate.
 
     Parameters
     ----------
     table
-        Columns `source` and `target`, each pair once.
+        Columns `source` and `target`, without duplicates.
     parts
         For each name in the table the positions of its genes in the model's order: several for a complex.
     """
 
-    def __init__(self, table: pd.DataFrame, parts: dict[str, np.ndarray]) -> None:
-        self.table, self.parts = table, parts
+    table: pd.DataFrame
+    parts: dict[str, np.ndarray]
 
     @classmethod
-    def of(
-        cls,
-        sources: Sequence[str] | str | None,
-        targets: Sequence[str] | str | None,
-        pairs: pd.DataFrame | None,
-        vocabulary: pd.Index,
-    ) -> Pairs:
-        """Read what a user asked for, or say what is wrong with it."""
-        if pairs is not None:
-            if sources is not None or targets is not None:
-                raise ValueError("Give either `pairs`, or `sources` and `targets`; not both.")
+    def parse(
+        cls, sources: Names | None, targets: Names | None, pairs: pd.DataFrame | None, vocabulary: pd.Index
+    ) -> Self:
+        """Validate the requested genes or pairs."""
+        if pairs is not None and sources is None and targets is None:
             table = _checked(pairs)
-        elif sources is None or targets is None:
-            raise ValueError("Give `sources` and `targets`, or `pairs`: a table with columns 'source' and 'target'.")
-        else:
+        elif pairs is None and sources is not None and targets is not None:
             table = _combinations(sources, targets)
-        names = pd.unique(table[ROLES].to_numpy().ravel())
-        positions_of(pd.unique(np.array([part for name in names for part in split(name, vocabulary)])), vocabulary)
-        parts = {name: vocabulary.get_indexer(pd.Index(split(name, vocabulary))) for name in names}
-        overlap = np.array([shares_a_gene(parts[s], parts[t]) for s, t in table.itertuples(index=False)])
+        else:
+            raise ValueError(
+                "Pass either `sources` and `targets`, or `pairs`, a table with columns 'source' and 'target'; not both."
+            )
+        names = {name: split(name, vocabulary) for name in pd.unique(table.to_numpy().ravel())}
+        positions_of(dict.fromkeys(chain.from_iterable(names.values())), vocabulary)  # raises for unknown genes
+        parts = {name: vocabulary.get_indexer(pd.Index(genes)) for name, genes in names.items()}
+        overlap = np.array([np.isin(parts[s], parts[t]).any() for s, t in table.itertuples(index=False)])
         if overlap.any() and (pairs is not None or overlap.all()):
             source, target = table[overlap].iloc[0]
             raise ValueError(
-                f"{overlap.sum()} of {len(table)} pairs have a source that is, or shares a gene with, its target, for "
-                f"example {source!r} and {target!r}: the gene cannot be set and predicted at once. Remove them."
+                f"In {overlap.sum()} of {len(table)} pairs the source is, or shares a gene with, the target, for "
+                f"example {source!r} and {target!r}: a gene cannot be set and predicted at once. Remove such pairs."
             )
         return cls(table[~overlap].reset_index(drop=True), parts)
 
@@ -61,31 +60,21 @@ class Pairs:
         """Positions of all genes in the table, ascending."""
         return np.unique(np.concatenate([self.parts[name] for name in pd.unique(self.table.to_numpy().ravel())]))
 
-    def by(self, role: str) -> Iterator[tuple[str, np.ndarray]]:
-        """Yield each source, or target, with the positions of its pairs."""
-        for name, pairs in self.table.groupby(role, sort=False).indices.items():
-            yield str(name), np.asarray(pairs)
+    def by(self, role: str) -> dict[str, np.ndarray]:
+        """Return for each source, or target, the rows of its pairs in the table."""
+        return {str(name): np.asarray(rows) for name, rows in self.table.groupby(role, sort=False).indices.items()}
 
-    def parts_of(self, role: str, pairs: np.ndarray) -> list[np.ndarray]:
-        """Return the parts of the source, or target, of some pairs."""
-        return [self.parts[name] for name in self.table[role].iloc[pairs]]
-
-    def mean_over_parts(self, role: str, values: np.ndarray) -> np.ndarray:
-        """Return the mean of a value of each gene over the parts of each pair's source, or target, (pairs,)."""
-        return np.array([values[self.parts[name]].mean() for name in self.table[role]])
+    def parts_of(self, role: str, rows: np.ndarray | slice = slice(None)) -> list[np.ndarray]:
+        """Return the parts of the source, or target, of some pairs, by their rows in the table."""
+        return [self.parts[name] for name in self.table[role].iloc[rows]]
 
 
 def split(name: str, vocabulary: pd.Index) -> list[str]:
-    """Return the parts of a complex `"A_B"`, each once; a name that is a gene is not taken apart."""
+    """Return the parts of a complex `"A_B"` without duplicates; the name of a gene is not split."""
     return [name] if name in vocabulary else list(dict.fromkeys(name.split("_")))
 
 
-def shares_a_gene(source: Iterable, target: Iterable) -> bool:
-    """Tell whether two lists of parts have one in common."""
-    return not set(source).isdisjoint(target)
-
-
-def _combinations(sources: Sequence[str] | str, targets: Sequence[str] | str) -> pd.DataFrame:
+def _combinations(sources: Names, targets: Names) -> pd.DataFrame:
     lists = [[names] if isinstance(names, str) else list(names) for names in (sources, targets)]
     for role, names in zip(ROLES, lists, strict=True):
         if not names:
@@ -95,14 +84,14 @@ def _combinations(sources: Sequence[str] | str, targets: Sequence[str] | str) ->
 
 def _checked(pairs: pd.DataFrame) -> pd.DataFrame:
     if not isinstance(pairs, pd.DataFrame):
-        raise TypeError(f"`pairs` is a DataFrame with columns 'source' and 'target'; found {type(pairs).__name__}.")
-    missing = [role for role in ROLES if role not in pairs]
-    if missing:
-        raise MissingKeyError(f"`pairs` has no column {missing[0]!r}; it has {list(pairs)}.")
+        raise TypeError(
+            f"`pairs` must be a DataFrame with columns 'source' and 'target'; found {type(pairs).__name__}."
+        )
+    for role in ROLES:
+        if role not in pairs:
+            raise MissingKeyError(f"`pairs` has no column {role!r}; found {list(pairs)}.")
     if not len(pairs):
         raise ValueError("`pairs` is empty; it needs at least one row with a source and a target.")
-    if pairs[ROLES].isna().any(axis=None):
-        raise ValueError(
-            f"{int(pairs[ROLES].isna().any(axis=1).sum())} of {len(pairs)} pairs miss a source or a target."
-        )
+    if n_incomplete := int(pairs[ROLES].isna().any(axis=1).sum()):
+        raise ValueError(f"{n_incomplete} of {len(pairs)} pairs have no source or no target.")
     return pairs[ROLES].astype(str).drop_duplicates()
