@@ -73,6 +73,14 @@ def counted_from_the_end(w) -> bool:
     )
 
 
+def of_any_integer_type(w) -> bool:
+    chosen = [
+        w.model.get_latent_representation(w.section(), indices=np.array([60, 3], dtype), key_added=None)
+        for dtype in ("int8", "uint8", "int32", "uint32", "int64", "uint64")
+    ]
+    return all(np.array_equal(rows, chosen[0]) for rows in chosen)
+
+
 def embed(w, **kwargs) -> None:
     w.model.get_latent_representation(w.section(), key_added=None, **kwargs)
 
@@ -180,6 +188,12 @@ ROWS = [
         "indices beyond the last spot",
         lambda w: embed(w, indices=[64]),
         Raises(IndexError, "`indices` range from 64 to 64, but there are 64 spots"),
+    ),
+    Row("indices of any integer type, `uint64` too", of_any_integer_type, Gives("the same spots")),
+    Row(
+        "`uint64` indices beyond the last spot",
+        lambda w: embed(w, indices=np.array([2**63], np.uint64)),
+        Raises(IndexError, "`indices` range from 9223372036854775808 to .*, but there are 64 spots"),
     ),
     Row("negative indices", counted_from_the_end, Gives("positions from the end, as in NumPy")),
     Row(

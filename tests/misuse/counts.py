@@ -56,6 +56,40 @@ def dask_counts(w) -> bool:
     return w.is_as_expected(w.with_counts(da.from_array(plain(w), chunks=(20, 60))))
 
 
+def dask_csr(w) -> bool:
+    return w.is_as_expected(w.with_counts(da.from_array(plain(w), chunks=(20, -1)).map_blocks(sp.csr_matrix)))
+
+
+def read_lazily(w) -> bool:
+    path = w.folder() / "section.h5ad"
+    w.section().write_h5ad(path)
+    return w.is_as_expected(ad.experimental.read_lazy(path))
+
+
+def small_integers_in_pieces(w) -> bool:
+    """One count of 300, stored as two entries that fit into 8 bits."""
+    whole = plain(w)
+    whole[0, 0] = 300
+    counts = sp.csr_matrix(whole)
+    data = np.r_[200, 100, counts.data[1:]].astype(np.uint8)
+    indices, indptr = np.r_[0, counts.indices], counts.indptr + (np.arange(65) > 0)
+    pieces = sp.csr_matrix((data, indices, indptr), counts.shape)
+    return np.allclose(w.embed(w.with_counts(pieces)), w.embed(w.with_counts(counts)), atol=1e-5)
+
+
+def sparse_half_precision(w) -> bool:
+    counts = sp.csr_matrix(plain(w))
+    return w.is_as_expected(
+        w.with_counts(sp.csr_matrix((counts.data.astype(np.float16), counts.indices, counts.indptr), counts.shape))
+    )
+
+
+def unsigned_indices(w) -> bool:
+    section = w.section()
+    section.X.indices, section.X.indptr = section.X.indices.astype(np.uint64), section.X.indptr.astype(np.uint64)
+    return section.X.indices.dtype == np.uint64 and w.is_as_expected(section)
+
+
 def view_at_setup(w) -> None:
     setup(w.section()[:50])
 
@@ -152,6 +186,9 @@ ROWS = [
         lambda w: plain(w).max() < 256 and w.is_as_expected(w.with_counts(sp.csr_matrix(plain(w).astype(np.uint8)))),
         SAME,
     ),
+    Row("counts as uint8, some stored in pieces whose sum is above 255", small_integers_in_pieces, SAME),
+    Row("counts as float16", lambda w: w.is_as_expected(w.with_counts(plain(w).astype(np.float16))), SAME),
+    Row("sparse counts as float16", sparse_half_precision, SAME),
     Row("counts by columns (CSC)", lambda w: w.is_as_expected(w.with_counts(sp.csc_matrix(plain(w)))), SAME),
     Row("a sparse array instead of a matrix", lambda w: w.is_as_expected(w.with_counts(sp.csr_array(plain(w)))), SAME),
     Row(
@@ -166,12 +203,15 @@ ROWS = [
         SAME,
     ),
     Row("a dask array", dask_counts, SAME),
+    Row("a dask array of CSR blocks", dask_csr, SAME),
+    Row("a file read with `anndata.experimental.read_lazy`", read_lazily, SAME),
     Row("a backed file", backed, SAME),
     Row("a view at setup", view_at_setup, Raises(ValueError, r"adata\.copy\(\)")),
     Row("a view passed to a trained model", view_later, SAME),
     Row("counts stored as duplicate entries", with_duplicate_entries, SAME),
     Row("stored zeros", with_stored_zeros, SAME),
     Row("indices of 64 bits, as for more than 2^31 non-zeros", many_entries, SAME),
+    Row("unsigned indices, as SnapATAC2 writes them", unsigned_indices, SAME),
     Row("counts in a layer, normalised values in `X`", in_a_layer, Gives("the layer is used, and stays unchanged")),
     Row(
         "counts normalised in place after setup",

@@ -1,4 +1,4 @@
-"""Count matrices, in memory or backed by a file: read by rows, checked, and put in the model's gene order."""
+"""Count matrices, in memory, backed by a file or lazy: read by rows, checked, and put in the model's gene order."""
 
 import warnings
 from collections.abc import Iterator
@@ -17,8 +17,25 @@ def in_memory(counts: Any) -> bool:
     return isinstance(counts, np.ndarray) or sp.issparse(counts)
 
 
-def sum_duplicates(counts: sp.csr_matrix) -> sp.csr_matrix:
-    """Return the matrix with duplicate entries summed; they are legal, but each would be logged on its own."""
+def _is_dask(matrix: Any) -> bool:
+    return hasattr(matrix, "compute")
+
+
+def computed(matrix: Any) -> Any:
+    """Return a dask array as the matrix that it stands for, and any other matrix as it is."""
+    return matrix.compute() if _is_dask(matrix) else matrix
+
+
+def as_csr(counts: Any) -> sp.csr_matrix:
+    """Return a matrix of any kind and type as CSR float32, with duplicate entries summed.
+
+    Duplicates are legal, but each would be logged on its own. They are summed as float32: small integers would wrap
+    round, and SciPy does not compute with float16.
+    """
+    counts = computed(counts)
+    if sp.issparse(counts):
+        counts = counts.astype(np.float32, copy=False)
+    counts = sp.csr_matrix(counts, dtype=np.float32)
     if not counts.has_canonical_format:
         counts = counts.copy()
         counts.sum_duplicates()
@@ -33,13 +50,23 @@ def looks_like_counts(counts: Any) -> bool:
 def read_rows(counts: Any, rows: slice | np.ndarray) -> sp.csr_matrix:
     """Return `rows` as CSR float32; of a backed matrix, only sorted and unique rows can be read."""
     if isinstance(rows, slice) or in_memory(counts):
-        return sum_duplicates(sp.csr_matrix(counts[rows], dtype=np.float32))
+        return as_csr(_sliceable(counts)[rows])
     ordered, inverse = np.unique(rows, return_inverse=True)
-    return sum_duplicates(sp.csr_matrix(counts[ordered], dtype=np.float32))[inverse]
+    return as_csr(counts[ordered])[inverse]
+
+
+def _sliceable(counts: Any) -> Any:
+    """Return the matrix in types that SciPy can slice: no float16, no unsigned indices (as SnapATAC2 writes them)."""
+    if counts.dtype == np.float16 and (sp.issparse(counts) or _is_dask(counts)):
+        counts = counts.astype(np.float32)
+    if sp.issparse(counts) and counts.indices.dtype.kind == "u":
+        counts = type(counts)((counts.data, counts.indices, counts.indptr), shape=counts.shape)
+    return counts
 
 
 def row_chunks(counts: Any) -> Iterator[sp.csr_matrix]:
     """Iterate over the matrix in chunks of rows."""
+    counts = _sliceable(counts)
     if sp.issparse(counts):
         counts = counts.tocsr()
     for start in range(0, counts.shape[0], CHUNK):
@@ -56,12 +83,12 @@ def in_model_order(counts: sp.csr_matrix, columns: np.ndarray) -> sp.csr_matrix:
 
 
 class BackedCounts:
-    """Counts in a file, read by rows and put in the model's gene order.
+    """Counts in a file or a dask array, read by rows and put in the model's gene order.
 
     Parameters
     ----------
     source
-        Backed matrix, (spots, genes of the section).
+        Backed matrix or dask array, (spots, genes of the section).
     columns
         Column of each gene of the model in `source`, or -1.
     """
@@ -74,10 +101,11 @@ class BackedCounts:
 
 
 def counts_of_genes(counts: Any, columns: np.ndarray) -> sp.csr_matrix | BackedCounts:
-    """Put counts in memory in the model's gene order now, and backed counts where they are read."""
+    """Put counts in memory in the model's gene order now, and all others when they are read."""
+    counts = _sliceable(counts)
     if not in_memory(counts):
         return BackedCounts(counts, columns)
-    return in_model_order(sum_duplicates(sp.csr_matrix(counts)), columns)
+    return in_model_order(as_csr(counts), columns)
 
 
 def checked_totals(counts: Any, where: str) -> tuple[np.ndarray, np.ndarray]:

@@ -12,7 +12,7 @@ from scvi.data.fields import BaseAnnDataField, LayerField
 
 from sagefm._errors import MissingKeyError, refuse_unknown
 from sagefm._logging import logger
-from sagefm.data._counts import checked_totals, looks_like_counts
+from sagefm.data._counts import checked_totals, computed, looks_like_counts
 from sagefm.data._genes import gene_names, match_genes, refuse_duplicates
 from sagefm.data._graph import KINDS, GraphKind, build_graph, check_graph
 from sagefm.data._section_columns import warn_outside_tissue
@@ -55,7 +55,7 @@ class SetupKeys:
                 f"obsp has no {self.graph_key!r}, which was there at setup; found {sorted(adata.obsp)}. Put it back, "
                 "or let `setup_anndata` build it."
             )
-        return check_graph(adata.obsp[self.graph_key], self.sections(adata), self.graph_key)
+        return check_graph(computed(adata.obsp[self.graph_key]), self.sections(adata), self.graph_key)
 
     def registered_fields(self, graph: GraphKind = "auto") -> list[BaseAnnDataField]:
         """Return all fields that the model registers; a missing neighbour graph is built as `graph` says."""

@@ -24,9 +24,10 @@ def checked_rows(indices: Sequence[int] | np.ndarray | None, n_obs: int) -> np.n
             f"`indices` must be positions of spots or a boolean array of length {n_obs}; found {rows.dtype} of shape "
             f"{rows.shape}."
         )
-    if rows.min() < -n_obs or rows.max() >= n_obs:
-        raise IndexError(f"`indices` range from {rows.min()} to {rows.max()}, but there are {n_obs} spots.")
-    return rows % n_obs
+    first, last = int(rows.min()), int(rows.max())  # of Python, which compares them whatever their type
+    if first < -n_obs or last >= n_obs:
+        raise IndexError(f"`indices` range from {first} to {last}, but there are {n_obs} spots.")
+    return rows.astype(np.intp) % n_obs
 
 
 def group_spots(rows: np.ndarray, adata: AnnData, groupby: str | None) -> tuple[np.ndarray, list[Any], np.ndarray]:
@@ -43,9 +44,15 @@ def group_spots(rows: np.ndarray, adata: AnnData, groupby: str | None) -> tuple[
 
 def obs_column(adata: AnnData, key: Hashable, argument: str) -> pd.Series:
     """Return the column of `obs` that an argument names."""
-    if key not in adata.obs:
-        raise MissingKeyError(f"{argument}={key!r} is not a column of obs; found {list(adata.obs)}.")
-    return adata.obs[key]
+    obs = data_frame(adata.obs)
+    if key not in obs:
+        raise MissingKeyError(f"{argument}={key!r} is not a column of obs; found {list(obs)}.")
+    return obs[key]
+
+
+def data_frame(table: Any) -> pd.DataFrame:
+    """Return `obs` or `var` as a DataFrame, which it is unless the AnnData was read lazily."""
+    return table if isinstance(table, pd.DataFrame) else table.to_memory()
 
 
 def shares(member: np.ndarray) -> np.ndarray:
