@@ -51,7 +51,7 @@ def fast_path(model: sagefm.SAGEFM, n_targets: int) -> float:
 if __name__ == "__main__":
     adata = sagefm.datasets.simulated_tissue(20, 20, n_genes=14_558)
     settings = sagefm.SAGEFM.published_architecture()
-    sagefm.SAGEFM.setup_anndata(adata, neighbors_key="spatial_knn14")
+    sagefm.SAGEFM.setup_anndata(adata, graph="knn")
     model = sagefm.SAGEFM(adata, **settings)
     model.module.eval()
     slow = full_pass(model)

@@ -6,7 +6,7 @@ from sklearn.neighbors import NearestNeighbors
 HEXAGONAL, SQUARE, IRREGULAR = "hexagonal grid", "square grid", "irregular"
 # A lattice neighbour lies within this many nearest-neighbour distances; the next ring starts at sqrt(2) or sqrt(3).
 LATTICE_TOLERANCE = 1.3
-# Directions between near spots agree with one lattice and not with the other. In 77 real sections, the order of the
+# Directions between near spots agree with one lattice and not with the other. In 75 real sections, the order of the
 # lattice was at least 0.90 and that of the other lattice at most 0.33; for cells, both were at most 0.09.
 _ORDERED, _DISORDERED = 0.85, 0.5
 # On a deformed lattice, near spots are farther away than the nearest one by more than this factor, in the median.
