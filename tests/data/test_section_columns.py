@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 import sagefm
+from sagefm.data._layout import detect_lattice
 from sagefm.data._section_columns import names_section
 
 setup = sagefm.SAGEFM.setup_anndata
@@ -90,6 +91,23 @@ def test_a_column_of_any_name_whose_values_are_lattices_is_named():
     adata.obs["annotation"] = np.random.default_rng(0).choice(["a", "b"], adata.n_obs)
     (message,) = warned(adata)
     assert "obs['where'] (3 values" in message
+
+
+def test_parts_of_a_deformed_grid_do_not_warn(real_section):
+    heart = real_section("heart_asp2019__5_CN74_E1_HE")
+    heart.obs["cluster"] = np.random.default_rng(11).choice(["a", "b"], heart.n_obs)
+    places = heart.obsm["spatial"]
+    assert all(detect_lattice(places[heart.obs["cluster"] == name]) == "square grid" for name in "ab")
+    assert not warned(heart)
+
+
+def test_slices_of_a_stack_do_not_warn():
+    adata = overlapping()
+    adata.obs["slice"] = sections_of(adata)
+    x, y = adata.obsm["spatial"].T
+    depth = np.unique(sections_of(adata), return_inverse=True)[1] * 10.0
+    adata.obsm["spatial"] = pd.DataFrame({"x": x, "y": y, "z": depth}, index=adata.obs_names)
+    assert not warned(adata)
 
 
 def test_labels_do_not_warn():

@@ -80,6 +80,18 @@ def test_spots_without_a_modality_are_an_error_and_can_be_removed(mdata):
     assert "spatial_connectivities" in paired["rna"].obsp
 
 
+def test_the_kind_of_graph_is_passed_on_and_kept(mdata, tmp_path):
+    sagefm.SAGEFM.setup_mudata(mdata, modalities=RNA, graph="knn")
+    model = sagefm.SAGEFM(mdata, n_hidden=4, n_latent=2)
+    model.is_trained_ = True
+    model.save(tmp_path / "model")
+    new = mdata.copy()
+    del new["rna"].obsp
+    sagefm.SAGEFM.load(tmp_path / "model", new)
+    for data in (mdata, new):
+        assert set(np.diff(data["rna"].obsp["spatial_connectivities"].indptr)) == {14}
+
+
 def test_errors_say_how_to_fix_them(model, mdata, adata):
     with pytest.raises(MissingKeyError, match=r"'gex' is not a modality.*\['protein', 'rna'\]"):
         sagefm.SAGEFM.setup_mudata(mdata, modalities={"layer": "gex"})

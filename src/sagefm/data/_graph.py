@@ -48,10 +48,15 @@ def build_graph(
     for name, blocks in zip(("connectivities", "distances"), zip(*graphs, strict=True), strict=True):
         adata.obsp[f"{key_added}_{name}"] = sp.block_diag(blocks, format="csr")[order][:, order]
     graph = adata.obsp[f"{key_added}_connectivities"]
-    found = zip(rows, coordinates, layouts, strict=True)
-    irregular = [(index, places) for index, places, layout in found if kind == "auto" and layout == IRREGULAR]
+    if whole.shape[1] == 3:
+        return f"{_description(graph, layouts)}; three coordinates, as for a stack"
+    found = zip(rows, coordinates, layouts, strict=True) if kind == "auto" else ()
+    # The parts of a deformed grid may be less deformed than the whole.
+    irregular = [
+        (index, places) for index, places, layout in found if layout == IRREGULAR and not lattice_by_directions(places)
+    ]
     warn_if_sections_are_joined(adata, graph, irregular=irregular, n_sections=len(names))
-    return _description(graph, layouts) + ("; three coordinates, as for a stack" if whole.shape[1] == 3 else "")
+    return _description(graph, layouts)
 
 
 def _layouts(coordinates: list[np.ndarray], names: np.ndarray, kind: GraphKind) -> list[str]:
