@@ -42,7 +42,9 @@ def test_unlabelled_spots_get_the_label_of_their_tissue(patients):
     assert patients.obs["label_predicted_confidence"].notna().equals(new)
     probability = patients.obsm["label_predicted_probability"]
     np.testing.assert_allclose(probability[new].sum(axis=1), 1)
-    assert probability[~new].isna().all(axis=None)
+    assert np.isnan(probability[~new]).all()
+    most_likely = patients.uns["label_predicted_classes"][probability[new].argmax(axis=1)]
+    assert (patients.obs["label_predicted"][new] == most_likely).all()
 
 
 def test_scores_are_from_groups_left_out(patients):
@@ -146,7 +148,35 @@ def test_categorical_labels_and_files(patients, tmp_path):
     annotate(patients, key_added="tissue")
     assert patients.obs["tissue"].cat.categories.tolist() == list(TISSUES)
     patients.write_h5ad(tmp_path / "a.h5ad")
-    assert (ad.read_h5ad(tmp_path / "a.h5ad").obsm["tissue_probability"].columns == TISSUES).all()
+    assert (ad.read_h5ad(tmp_path / "a.h5ad").uns["tissue_classes"] == TISSUES).all()
+
+
+@pytest.mark.parametrize(
+    "names",
+    [["B/T cells", "B_T cells", "é/ß 肿瘤"], [".", "..", "_index"], [1, 2.5, "three"], [("a", "b"), ("c",), ()]],
+    ids=str,
+)
+def test_any_names_of_classes_can_be_written(patients, tmp_path, names):
+    as_given = dict(zip(TISSUES, names, strict=True))
+    patients.obs["label"] = patients.obs["label"].map(as_given)
+    report = annotate(patients)
+    del patients.obs["label"]
+    assert set(report.per_class.index) == set(map(str, names))
+    patients.write_h5ad(tmp_path / "a.h5ad")
+    patients.write_zarr(tmp_path / "a.zarr")
+    for read in (ad.read_h5ad(tmp_path / "a.h5ad"), ad.read_zarr(tmp_path / "a.zarr")):
+        assert read.uns["label_predicted_classes"].tolist() == report.confusion.columns.tolist()
+        pd.testing.assert_series_equal(read.obs["label_predicted"], patients.obs["label_predicted"])
+
+
+@pytest.mark.parametrize("missing", ["", " ", None, np.nan, pd.NA], ids=repr)
+def test_empty_labels_are_missing(patients, missing):
+    expected = annotate(patients.copy()).predictions
+    unlabelled = patients.obs["label"].isna()
+    patients.obs["label"] = patients.obs["label"].astype(object)
+    patients.obs.loc[unlabelled, "label"] = missing
+    pd.testing.assert_frame_equal(annotate(patients).predictions, expected)
+    assert patients.obs["label_predicted_confidence"].notna().equals(unlabelled)
 
 
 @pytest.mark.parametrize(
@@ -195,7 +225,8 @@ def test_spots_with_the_same_name_are_kept_separate(patients):
     np.testing.assert_array_equal(annotate(patients).predictions.to_numpy(), expected.to_numpy())
 
 
-def test_a_class_with_the_name_of_a_column_of_the_report_is_refused(patients):
-    patients.obs["label"] = patients.obs["label"].replace("fat", "group")
-    with pytest.raises(ValueError, match="A class is called 'group'"):
+@pytest.mark.parametrize("name", ["group", "majority"])
+def test_a_class_with_the_name_of_a_column_of_the_report_is_refused(patients, name):
+    patients.obs["label"] = patients.obs["label"].replace("fat", name)
+    with pytest.raises(ValueError, match=f"A class is called '{name}'"):
         annotate(patients)

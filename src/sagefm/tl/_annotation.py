@@ -48,7 +48,7 @@ def annotate(
         Spots with a representation in `obsm`, and a neighbour graph in `obsp` if `with_neighbors`. Spots with NaN in
         their row are neither used for training nor labelled.
     labels_key
-        Column of `obs` with the labels; missing (NaN) for unlabelled spots.
+        Column of `obs` with the labels; missing (NaN, None or an empty text) for unlabelled spots.
     use_rep
         Key in `obsm` of the representation.
     group_key
@@ -74,8 +74,9 @@ def annotate(
     key_added
         Where results are stored, by default `f"{labels_key}_predicted"`: in `obs[key_added]` the given label if there
         is one, else the prediction, missing below the threshold; in `obs[f"{key_added}_confidence"]` the confidence in
-        predictions, NaN where the label was given; and in `obsm[f"{key_added}_probability"]` a table with the
-        probability of every class, for the predicted spots.
+        predictions, NaN where the label was given; and in `obsm[f"{key_added}_probability"]` the probability of every
+        class, (spots, classes), NaN for spots that are not predicted, with the names of the classes in
+        `uns[f"{key_added}_classes"]`, where any name can be written to a file.
     seed
         Seed of the blocks of tissue.
 
@@ -112,6 +113,7 @@ def annotate(
         raise ValueError(f"threshold={threshold} must lie between 0 and 1.")
     values, embedded = representation(adata, use_rep)
     labels = obs_column(adata, labels_key, "labels_key").astype(object)
+    labels = labels.where(labels.astype(str).str.strip() != "")
     labelled = embedded & labels.notna().to_numpy()
     truth = labels[labelled].astype(str)
     if truth.nunique() < 2:
@@ -179,7 +181,7 @@ def _cross_validated(
         )
     predictions = pd.DataFrame({"group": group, "label": labels, "prediction": classes[probability.argmax(axis=1)]})
     predictions["confidence"] = probability.max(axis=1)
-    if taken := [name for name in classes.tolist() if name in predictions]:
+    if taken := [name for name in classes.tolist() if name in {*predictions, "majority"}]:
         raise ValueError(f"A class is called {taken[0]!r}, like a column of the report; rename it.")
     predictions[classes] = probability
     majority = {name: labels[group != name].mode()[0] for name in np.unique(group)}
@@ -193,4 +195,5 @@ def _write(adata: AnnData, labels: pd.Series, probability: pd.DataFrame, thresho
     names[predicted & (confidence < threshold)] = np.nan
     adata.obs[key] = pd.Categorical(names, categories=np.union1d(probability.columns, names.dropna()))
     adata.obs[f"{key}_confidence"] = confidence
-    adata.obsm[f"{key}_probability"] = probability
+    adata.obsm[f"{key}_probability"] = probability.to_numpy()
+    adata.uns[f"{key}_classes"] = probability.columns.to_numpy(dtype=object)
