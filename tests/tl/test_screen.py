@@ -3,6 +3,8 @@
 import sys
 from types import SimpleNamespace
 
+import anndata as ad
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -35,10 +37,59 @@ def test_a_file_gives_the_same_result_as_the_table(trained_model, tmp_path):
     assert "ligand_receptor_screen" not in trained_model.adata.uns
 
 
-def test_table_can_be_written_to_h5ad(trained_model, tmp_path):
-    screen(trained_model, PAIRS)
-    trained_model.adata.write_h5ad(tmp_path / "screened.h5ad")
-    del trained_model.adata.uns["ligand_receptor_screen"]
+COLUMNS = {
+    "none": ["a", None, "b"],
+    "lists": [["a"], [], ["b", "c"]],
+    "mixed": [1, "a", None],
+    "string": pd.array(["a", pd.NA, "b"], dtype="string"),
+    "Float64": pd.array([1, pd.NA, 2], dtype="Float64"),
+    "Int64": pd.array([1, 2, 3], dtype="Int64"),
+    "time": pd.to_datetime(["2024-01-01", None, "2024-01-03"]),
+    "categories": pd.Categorical([1, "a", None]),
+    "sparse": pd.arrays.SparseArray([0, 0, 1]),
+    7: [1, 2, 3],
+    "7": [True, False, True],
+    "a/b": ["é", "ß", "肿瘤"],
+    "a_b": [1.5, np.nan, 2],
+    "": ["x", "y", "z"],
+    "..": [None, None, None],
+    "_index": [1, 2, 3],
+}
+
+
+@pytest.mark.parametrize("groupby", [None, "annotation"])
+def test_any_resource_can_be_written(trained_model, tmp_path, groupby):
+    adata, resource = trained_model.adata.copy(), PAIRS.join(pd.DataFrame(COLUMNS))
+    table = screen(trained_model, resource, adata=adata, groupby=groupby)
+    first = table.drop_duplicates(["source", "target"]).reset_index(drop=True)
+    pd.testing.assert_frame_equal(first[list(COLUMNS)], resource[list(COLUMNS)], check_dtype=False)
+    adata.write_h5ad(tmp_path / "a.h5ad")
+    adata.write_zarr(tmp_path / "a.zarr")
+    for read in (ad.read_h5ad(tmp_path / "a.h5ad"), ad.read_zarr(tmp_path / "a.zarr")):
+        written = read.uns["ligand_receptor_screen"]
+        assert written.shape == table.shape
+        assert (written.isna().to_numpy() == table.isna().to_numpy()).all()
+        np.testing.assert_array_equal(written["effect"], table["effect"])
+        assert written["lists"].iloc[-1] == "['b', 'c']" and written["a_b"].iloc[-1] == "肿瘤"
+
+
+def test_pairs_without_an_effect_have_a_reason(trained_model, caplog):
+    adata = trained_model.adata.copy()
+    adata.X[:, adata.var_names.get_indexer(["LIG2", "TGT1"])] = 0
+    table = screen(trained_model, PAIRS, adata=adata)
+    assert table["reason"].tolist() == ["no counts of TGT1", "no counts of LIG2", "no counts of LIG2, TGT1"]
+    assert "3 of 3 pairs have no scaled effect, 3 because a gene has no counts" in caplog.text
+    table = screen(trained_model, PAIRS, groupby="annotation", levels={"percentile": [0, 0.1]})
+    assert table["reason"].ne("").equals(table["scaled_effect"].isna()) and table["reason"].ne("").any()
+    assert set(table["reason"]) <= {"", "the levels of the source, or the target, do not vary"}
+
+
+def test_one_of_several_resources_is_chosen_by_name(trained_model, caplog):
+    table = pd.concat([PAIRS.iloc[:2].assign(resource="one"), PAIRS.iloc[1:].assign(resource="two")])
+    assert len(screen(trained_model, table, key_added=None)) == 3
+    assert "has 2 resources in its column 'resource', and all are used; `resource_name='one'`" in caplog.text
+    chosen = screen(trained_model, table, resource_name="two", key_added=None)
+    assert chosen["source"].tolist() == ["LIG2", "LIG1_LIG2"] and set(chosen["resource"]) == {"two"}
 
 
 def test_liana_resources(trained_model, monkeypatch):
@@ -72,6 +123,18 @@ def test_pairs_that_cannot_be_screened_are_left_out(trained_model):
 def test_invalid_resource_is_refused(trained_model, resource, error, message):
     with pytest.raises(error, match=message):
         screen(trained_model, resource)
+
+
+@pytest.mark.parametrize(
+    ("resource", "error", "message"),
+    [
+        (PAIRS.assign(resource="one"), ValueError, "resource_name='two' is not known; it is one of 'one'"),
+        (PAIRS, KeyError, "resource_name='two' needs a column 'resource'; found"),
+    ],
+)
+def test_unknown_resource_name_is_refused(trained_model, resource, error, message):
+    with pytest.raises(error, match=message):
+        screen(trained_model, resource, resource_name="two")
 
 
 def test_omnipath_columns(trained_model):

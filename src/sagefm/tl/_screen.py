@@ -1,11 +1,16 @@
 """In-silico perturbation of known pairs: ligands and receptors, or other upstream and downstream genes."""
 
+import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from anndata import AnnData
+from anndata.utils import make_index_unique
+from mudata import MuData
 
-from sagefm._errors import MissingKeyError
+from sagefm._errors import MissingKeyError, refuse_unknown
 from sagefm._logging import logger
 from sagefm.model import SAGEFM
 from sagefm.model.perturbation import ROLES, split
@@ -19,13 +24,14 @@ def ligand_receptor_screen(
     model: SAGEFM,
     resource: str | Path | pd.DataFrame = "consensus",
     *,
+    resource_name: str | None = None,
     key_added: str | None = "ligand_receptor_screen",
     **kwargs: Any,
 ) -> pd.DataFrame:
     """Perturb the source of every known pair in the neighbours of each spot, and predict its target in the spot.
 
     Pairs with a gene that is not in the model, and pairs whose parts overlap, are left out; a log message gives the
-    number of remaining pairs.
+    number of remaining pairs. Another gives the number of those without an effect, and why.
 
     Parameters
     ----------
@@ -36,15 +42,21 @@ def ligand_receptor_screen(
         TSV if it ends in `.tsv` or `.txt`); or a table. Its columns are `ligand` and `receptor`, or `source` and
         `target`, or `source_genesymbol` and `target_genesymbol`, as in OmniPath. Tables of transcription factors or
         pathways and their targets are screened in the same way. Complexes are written `"A_B"`. Other columns are kept.
+    resource_name
+        Which of the resources to use if the table has several, named in its column `resource` as in LIANA's
+        `omni_resource.csv`; None uses all of them.
     key_added
-        Key in `uns` of the screened AnnData under which the table is stored as well; None stores nothing.
+        Key in `uns` of the screened AnnData under which the table is stored as well, so that it can be written to a
+        file: other objects as text, names of columns without `/`. None stores nothing.
     **kwargs
         Arguments of :meth:`sagefm.SAGEFM.perturb`, for example `groupby`, `n_controls` or `adata`.
 
     Returns
     -------
     pandas.DataFrame
-        The table of :meth:`sagefm.SAGEFM.perturb`, with the other columns of the resource.
+        The table of :meth:`sagefm.SAGEFM.perturb`, with the column `reason`, which says why a `scaled_effect` is
+        missing (genes without counts in the section are named) and is empty where there is one, and the other columns
+        of the resource.
 
     Raises
     ------
@@ -53,7 +65,7 @@ def ligand_receptor_screen(
     KeyError
         If the table has no such columns.
     ValueError
-        If no pair has all its genes in the model.
+        If no pair has all its genes in the model, or the table has no resource `resource_name`.
 
     Examples
     --------
@@ -62,14 +74,14 @@ def ligand_receptor_screen(
     >>> len(screen) == len(pairs) == len(adata.uns["ligand_receptor_screen"])
     True
     """
-    pairs = _usable(_read(resource), model)
-    table = model.perturb(pairs=pairs[ROLES], **kwargs)
-    added = [column for column in pairs if column not in table or column in ROLES]
-    merged = table.merge(pairs[added], on=ROLES, how="left", validate="many_to_one")
+    pairs = _usable(_of_one_resource(_read(resource), resource_name), model)
+    table, screened = model.perturb(pairs=pairs[ROLES], **kwargs), kwargs.get("adata")
+    table["reason"] = _reasons(table, model, screened)
+    added = pairs.loc[:, ~pairs.columns.isin(table.columns.difference(ROLES))]
+    merged = table.merge(added, on=ROLES, how="left", validate="many_to_one")
     merged.attrs = table.attrs
     if key_added is not None:
-        screened = kwargs.get("adata")
-        (model.adata if screened is None else screened).uns[key_added] = merged
+        (model.adata if screened is None else screened).uns[key_added] = _writable(merged)
     return merged
 
 
@@ -102,12 +114,30 @@ def _liana(name: str) -> pd.DataFrame:
     return liana.rs.select_resource(name)
 
 
+def _of_one_resource(table: pd.DataFrame, name: str | None) -> pd.DataFrame:
+    """Return the pairs of the resource called `name`, or all of them with a hint if there are several."""
+    if "resource" not in table:
+        if name is not None:
+            raise MissingKeyError(f"resource_name={name!r} needs a column 'resource'; found {list(table)}.")
+        return table
+    names = table["resource"].astype(str)
+    if name is not None:
+        refuse_unknown("resource_name", name, names.unique())
+        return table[names == name]
+    if (n_found := names.nunique()) > 1:
+        logger.info(
+            f"The table has {n_found} resources in its column 'resource', and all are used; "
+            f"`resource_name={names.iloc[0]!r}` uses one."
+        )
+    return table
+
+
 def _usable(table: pd.DataFrame, model: SAGEFM) -> pd.DataFrame:
     """Return the pairs that can be perturbed, without duplicates."""
-    pairs = table.dropna(subset=ROLES).drop_duplicates(ROLES).astype(dict.fromkeys(ROLES, str))
+    pairs = table.dropna(subset=ROLES).astype(dict.fromkeys(ROLES, str)).drop_duplicates(ROLES)
     parts, known = pairs[ROLES].map(lambda name: split(name, model.genes)), set(model.genes)
     kept = [set(source).isdisjoint(target) and known.issuperset(source + target) for source, target in parts.to_numpy()]
-    logger.info(f"{sum(kept)} of the resource's {len(pairs)} pairs can be screened: all their genes are in the model.")
+    logger.info(f"{sum(kept)} of the resource's {len(pairs)} pairs are screened: all their genes are in the model.")
     if not any(kept):
         first = pairs.iloc[0].loc[ROLES].tolist() if len(pairs) else "no pair"
         raise ValueError(
@@ -115,3 +145,40 @@ def _usable(table: pd.DataFrame, model: SAGEFM) -> pd.DataFrame:
             f"model's genes with {list(model.genes[:3])}."
         )
     return pairs[kept]
+
+
+def _reasons(table: pd.DataFrame, model: SAGEFM, adata: AnnData | MuData | None) -> list[str]:
+    """Return why each scaled effect is missing, empty if it is not, and log how many pairs have none."""
+    _, spots = model._read(adata)
+    mean, _ = spots.gene_moments(np.arange(spots.n_obs))
+    without_counts = set(model.genes[~(mean > 0)])
+
+    def reason(*names: str) -> str:
+        genes = [gene for name in names for gene in split(name, model.genes) if gene in without_counts]
+        return f"no counts of {', '.join(genes)}" if genes else "the levels of the source, or the target, do not vary"
+
+    pairs = table.loc[table["scaled_effect"].isna(), ROLES].drop_duplicates()
+    reasons = {pair: reason(*pair) for pair in pairs.itertuples(index=False, name=None)}
+    if reasons:
+        n_without_counts = sum(text.startswith("no counts") for text in reasons.values())
+        logger.info(
+            f"{len(reasons)} of {len(table[ROLES].drop_duplicates())} pairs have no scaled effect, {n_without_counts} "
+            "because a gene has no counts in the section; the column `reason` names it."
+        )
+    return [reasons.get(pair, "") for pair in table[ROLES].itertuples(index=False, name=None)]
+
+
+def _writable(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a copy that can be written to h5ad and zarr, whatever its names and values."""
+    names = [re.sub(r"[/\\]", "_", str(name)).lstrip("._") or "column" for name in table]
+    columns = [_writable_column(column) for _, column in table.items()]
+    return pd.concat(columns, axis=1).set_axis(make_index_unique(pd.Index(names)), axis=1)
+
+
+def _writable_column(column: pd.Series) -> pd.Series:
+    """Return numbers as NumPy has them, and anything else as text, as categories if some are missing."""
+    if pd.api.types.is_numeric_dtype(column):
+        is_plain = isinstance(column.dtype, np.dtype)
+        return column if is_plain else pd.Series(column.to_numpy(dtype=float, na_value=np.nan))
+    text = column.astype(object).map(str, na_action="ignore")
+    return text.astype("category") if text.isna().any() else text
