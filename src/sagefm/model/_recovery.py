@@ -220,7 +220,7 @@ def _score_section(
             predicted.add(np.searchsorted(centers, encoded.rows), values - gene_mean, masked)
     for piece in chunks(np.arange(len(members)), CHUNK):
         observed.add(piece, truth[members[piece]].toarray() - gene_mean)
-    n = sum(part.n for part in moments)
+    n = np.sum([part.n for part in moments], axis=0)
     ceiling = noise_ceiling(spots.counts(centers)[:, spots.known], depth)
     return SectionScores(moments, effective_size(n, observed, predicted), ceiling)
 

@@ -65,10 +65,11 @@ class TrainMixin(UnsupervisedTrainingMixin, SpotModel):
     ) -> None:
         """Train the model with scvi-tools and Lightning.
 
-        With three or more sections, whole sections are held out for validation. With one or two, compact blocks of
-        tissue are held out, and spots with a validation spot among their neighbours are excluded from training, so no
-        count of a validation spot is an input or a target. Training stops when the validation loss no longer decreases.
-        `scvi.settings.seed` fixes the split, the initial weights and the masks: two runs with the same seed agree.
+        With three or more sections, whole sections are held out for validation if some add up to about the requested
+        share. Otherwise, compact blocks of tissue are held out, and spots with a validation spot among their neighbours
+        are excluded from training, so no count of a validation spot is an input or a target. Training stops when the
+        validation loss no longer decreases. `scvi.settings.seed` fixes the split, the initial weights and the masks:
+        two runs with the same seed agree.
 
         The network is initialised from a principal component analysis (PCA) of the training spots if its architecture
         allows this: `conv="sage"`, `scale_genes=True`, one hidden layer, and two hidden units per latent dimension. Its
@@ -172,14 +173,14 @@ class TrainMixin(UnsupervisedTrainingMixin, SpotModel):
         """Record the split, which scvi-tools does only after uninterrupted training; orthogonalise the decoder."""
         for name, index in (("train", "train_idx"), ("validation", "val_idx"), ("test", "test_idx")):
             setattr(self, f"{name}_indices", getattr(datamodule, index, None))
-        if (library_sizes := getattr(datamodule, "library_sizes", None)) is not None:
-            self._record(library_sizes, np.concatenate([datamodule.val_idx, datamodule.test_idx]).astype(int))
+        if isinstance(datamodule, SectionSplitter):
+            self._record(datamodule.library_sizes, np.concatenate([datamodule.val_idx, datamodule.test_idx]))
         self.module.orthogonalize_decoder()
 
     def _record(self, library_sizes: np.ndarray, held_out: np.ndarray) -> None:
         """Remember the spots of the model's AnnData by name, with which of them, by position, were held out."""
         names, is_held_out = registered_adata(self.adata_manager).obs_names, np.zeros(len(library_sizes), dtype=bool)
-        is_held_out[held_out] = True
+        is_held_out[held_out.astype(int)] = True
         earlier = getattr(self, "training_record_", None)
         self.training_record_ = make_record(names, library_sizes, is_held_out, earlier)
         self._trained_on = self.adata

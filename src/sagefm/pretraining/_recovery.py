@@ -83,9 +83,9 @@ def _over_all_genes(scores: SectionScores, known: np.ndarray) -> SectionScores:
     """Return scores with a place for every gene of the corpus; genes that are not `known` have no entries."""
 
     def spread(values: np.ndarray, fill: float) -> np.ndarray:
-        spread = np.full((*values.shape[:-1], len(known)), fill)
-        spread[..., known] = values
-        return spread
+        spread_out = np.full((*values.shape[:-1], len(known)), fill, dtype=float)
+        spread_out[..., known] = values
+        return spread_out
 
     moments = [Moments(spread(m.expression, 0), m.n_spots, spread(m.sums, 0)) for m in scores.moments]
     return SectionScores(moments, spread(scores.n_effective, 0), spread(scores.r_max, np.nan))
