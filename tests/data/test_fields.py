@@ -215,6 +215,11 @@ def test_a_second_setup_changes_nothing(adata):
 
 # Impossible counts.
 
+OUTER_JOIN = (
+    " If sections with different panels were concatenated with `join='outer'`, genes that a section did not measure "
+    "became NaN, or zeros in a sparse matrix: use `join='inner'`, or train on the files of the sections with "
+    "`sagefm.pretraining.Corpus`, and pass one section at a time to the trained model."
+)
 WRONG = {"negative": -1, "NaN": np.nan, "infinite": np.inf}
 
 
@@ -232,7 +237,7 @@ def test_impossible_counts_are_rejected(adata, what, kind):
         f"X has 1 or more {what} values; counts must be finite and non-negative. "
         "Pass the layer of the raw counts as `layer`."
     )
-    with pytest.raises(ValueError, match=exactly(message)):
+    with pytest.raises(ValueError, match=exactly(message + OUTER_JOIN if what == "NaN" else message)):
         setup(adata)
 
 
@@ -294,9 +299,167 @@ def test_an_anndata_without_spots_is_rejected(adata):
 
 def test_an_anndata_without_x_is_rejected_and_its_layers_listed(adata):
     stored = stored_as(adata, "CSR", layer="counts")
-    message = "The AnnData has no X; pass the layer of the counts as `layer`, one of ['counts']."
+    message = "The AnnData has no X; pass `layer='counts'`, which holds whole numbers. Its layers are ['counts']."
     with pytest.raises(ValueError, match=exactly(message)):
         setup(stored)
+
+
+# Where the raw counts are.
+
+
+def normalised(adata: ad.AnnData, **layers: object) -> ad.AnnData:
+    """Return `adata` with normalised values in X, no raw, and some layers."""
+    adata.X = adata.X * 0.3
+    adata.layers.update(layers)
+    return adata
+
+
+def warned(adata: ad.AnnData, **kwargs: object) -> str:
+    with pytest.warns(UserWarning, match="values that are not whole numbers") as caught:
+        setup(adata, **kwargs)
+    return str(caught[0].message)
+
+
+def test_the_only_layer_of_whole_numbers_is_suggested(adata):
+    layers = {"counts": adata.X.copy(), "scaled": adata.X * -0.5, "mask": adata.X > 0, "zeros": adata.X * 0}
+    assert "if these are normalised values, pass `layer='counts'`, which holds" in warned(normalised(adata, **layers))
+
+
+def test_several_layers_of_whole_numbers_are_listed(adata):
+    adata = normalised(adata, spliced=adata.X.copy(), unspliced=adata.X.copy())
+    assert "pass the layer of the raw counts as `layer`, one of ['spliced', 'unspliced'], which hold" in warned(adata)
+
+
+def test_x_is_suggested_if_it_holds_the_whole_numbers(adata):
+    adata.layers["normalised"] = adata.X * 0.3
+    assert "leave out `layer`: X holds whole numbers." in warned(adata, layer="normalised")
+
+
+def in_raw(adata: ad.AnnData) -> ad.AnnData:
+    adata.raw = adata.copy()
+    adata.X = adata.X * 0.3
+    return adata
+
+
+def test_counts_in_raw_are_suggested_with_a_line_that_works(adata, spots_of):
+    counts = adata.X.toarray()
+    hidden = in_raw(adata)[:, :50].copy()
+    assert "use the whole numbers in adata.raw: `adata = adata.raw.to_adata()`." in warned(hidden)
+    found = hidden.raw.to_adata()
+    setup(found)
+    assert np.array_equal(spots_of(found).counts(np.arange(found.n_obs)).toarray(), counts)
+
+
+def test_raw_without_whole_numbers_is_not_suggested(adata):
+    adata = normalised(adata)
+    adata.raw = adata.copy()
+    assert "adata.raw" not in warned(adata)
+
+
+# Features that are not genes.
+
+PROTEINS = (
+    "5 of 150 features are not genes (var['feature_types'] is 'Antibody Capture'), but hold 50% of the counts: library "
+    "sizes and predictions depend on them. To leave them out: "
+    "`adata = adata[:, adata.var['feature_types'] == 'Gene Expression'].copy()`."
+)
+
+
+@pytest.fixture
+def with_proteins(adata) -> ad.AnnData:
+    counts = adata.X.toarray()
+    counts[:, :5] = 0
+    counts[:, :5] = counts.sum(axis=1, keepdims=True) / 5
+    adata.X = np.round(counts)
+    adata.var["feature_types"] = pd.Categorical(["Antibody Capture"] * 5 + ["Gene Expression"] * 145)
+    return adata
+
+
+def test_features_that_are_not_genes_warn_with_a_line_that_leaves_them_out(with_proteins):
+    with pytest.warns(UserWarning, match=exactly(PROTEINS)):
+        setup(with_proteins)
+    adata = with_proteins[:, with_proteins.var["feature_types"] == "Gene Expression"].copy()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        setup(adata)
+    assert adata.n_vars == 145
+
+
+@pytest.mark.parametrize("kinds", [["Gene Expression"] * 150, ["Antibody Capture"] * 150, ["gene", None] * 75])
+def test_features_of_one_kind_do_not_warn(adata, kinds):
+    adata.var["feature_types"] = kinds
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        setup(adata)
+
+
+def test_proteins_next_to_the_genes_of_a_model_do_not_warn(trained_model, adata):
+    adata.var["feature_types"] = "Gene Expression"
+    proteins = adata[:, :5].copy()
+    proteins.var_names, proteins.var["feature_types"] = [f"P{i}" for i in range(5)], "Antibody Capture"
+    both = ad.concat([adata, proteins], axis=1, merge="first")
+    both.obsm["spatial"] = adata.obsm["spatial"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        trained_model.get_latent_representation(both)
+
+
+# Genes that were not measured in some sections.
+
+
+def outer_join(adata: ad.AnnData, n_missing: int, *, dense: bool = False) -> ad.AnnData:
+    """Return two sections in one AnnData; the second panel lacks the genes with most counts."""
+    adata = adata[:, np.argsort(-np.asarray(adata.X.sum(axis=0)).ravel())].copy()
+    parts = {"one": adata, "two": adata[:, n_missing:].copy()}
+    for part in parts.values():
+        part.X = part.X.toarray() if dense else part.X
+        del part.obs["sample"]
+    return ad.concat(parts, label="sample", index_unique="-", join="outer")
+
+
+@pytest.mark.parametrize("kwargs", [{"sample_key": "sample"}, {}], ids=["sample_key", "a column that names sections"])
+def test_genes_without_a_count_in_one_section_and_many_in_another_warn(adata, kwargs):
+    both = outer_join(adata, 10)
+    both.obsm["spatial"][both.obs["sample"] == "two"] += 1000
+    first = both.var_names[np.asarray(both.X.sum(axis=0)).argmax()]
+    message = (
+        r"^10 of 150 genes have no count in section 'two', although at least 50 of each were expected from the other "
+        rf"sections; for example '{first}', with {both[:, first].X.sum():.0f} counts there\. "
+        rf"Ignore this if they are not expressed in it\.{re.escape(OUTER_JOIN)}$"
+    )
+    with pytest.warns(UserWarning, match=message):
+        setup(both, **kwargs)
+
+
+@pytest.mark.parametrize("n_missing", [0, 2])
+def test_a_few_genes_without_a_count_do_not_warn(adata, n_missing):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        setup(outer_join(adata, n_missing), sample_key="sample")
+
+
+def test_nan_of_an_outer_join_has_the_same_advice(adata):
+    with pytest.raises(ValueError, match=re.escape(OUTER_JOIN)):
+        setup(outer_join(adata, 10, dense=True), sample_key="sample")
+
+
+@pytest.mark.parametrize(
+    "names",
+    [["her2st_andersson2021__A1", "her2st_andersson2021__B1"], ["brain_ma2025__T2465", "brain_ma2025__T4424"]],
+    ids=["her2st", "brain"],
+)
+def test_real_sections_of_one_tissue_do_not_warn(real_section, names):
+    both = ad.concat({name: real_section(name) for name in names}, label="sample", index_unique="-", join="outer")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*have no count in section")
+        setup(both, sample_key="sample")
+
+
+def test_real_panels_that_differ_warn(real_section):
+    names = ["dlpfc_huukimyers2024__Br8325_ant", "dlpfc_maynard2021__151673"]
+    both = ad.concat({name: real_section(name) for name in names}, label="sample", index_unique="-", join="outer")
+    with pytest.warns(UserWarning, match="genes have no count in section 'dlpfc_huukimyers2024__Br8325_ant'"):
+        setup(both, sample_key="sample")
 
 
 # Missing and duplicated names.

@@ -6,6 +6,8 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from sagefm.data import gene_names, match_genes, positions_of
 
@@ -54,9 +56,51 @@ def test_duplicated_names_are_rejected():
 
 def test_duplicated_symbols_are_rejected_with_their_column():
     adata = section(["ENSG1", "ENSG2", "ENSG3"], symbol=["A", "B", "A"])
-    message = "Some gene names in var['symbol'] appear more than once (1, for example 'A')."
-    with pytest.raises(ValueError, match=re.escape(message)):
+    message = (
+        "Some gene names in var['symbol'] appear more than once (1, for example 'A'). Use `adata.var['symbol'] = "
+        "adata.var['symbol'].astype(object).where(~adata.var['symbol'].duplicated(), adata.var_names)`: the first gene "
+        "of each name keeps it, and the others are named by var_names."
+    )
+    with pytest.raises(ValueError, match=exactly(message)):
         gene_names(adata, "symbol")
+
+
+@pytest.mark.parametrize("missing", [None, np.nan, pd.NA, "", " "])
+@pytest.mark.parametrize("dtype", [object, "category", "string"])
+def test_a_gene_without_a_symbol_is_named_by_var_names(missing, dtype):
+    adata = section(["ENSG1", "ENSG2", "ENSG3"], symbol=["A", missing, missing])
+    adata.var["symbol"] = adata.var["symbol"].astype(dtype)
+    assert gene_names(adata, "symbol").tolist() == ["A", "ENSG2", "ENSG3"]
+
+
+def advice(adata: ad.AnnData) -> str | None:
+    """Return the line of code in the error, or None if there is none."""
+    try:
+        gene_names(adata, "symbol")
+    except ValueError as error:
+        return re.search(r"Use `(.*)`", str(error)).group(1)
+    return None
+
+
+def test_the_advice_for_duplicated_symbols_keeps_each_symbol_once():
+    adata = section(["ENSG1", "ENSG2", "ENSG3", "ENSG4"], symbol=pd.Categorical(["A", "B", "A", None]))
+    exec(advice(adata), {"adata": adata})
+    assert gene_names(adata, "symbol").tolist() == ["A", "B", "ENSG3", "ENSG4"]
+
+
+NAMES = st.sampled_from(["A", "B", "C", "ENSG1", "ENSG2"])
+
+
+@pytest.mark.filterwarnings("ignore:Variable names are not unique")
+@given(st.lists(st.tuples(NAMES, NAMES | st.sampled_from([None, ""])), min_size=1, max_size=8))
+def test_the_advice_for_duplicated_symbols_leads_to_unique_names(names):
+    adata = section([name for name, _ in names], symbol=[symbol for _, symbol in names])
+    tried = []
+    while (line := advice(adata)) is not None:
+        assert line not in tried, "advice that changes nothing"
+        tried.append(line)
+        exec(line, {"adata": adata})
+    assert set(gene_names(adata, "symbol")) >= {symbol for _, symbol in names if symbol}
 
 
 def test_duplicated_names_are_accepted_where_symbols_are_unique():

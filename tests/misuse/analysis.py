@@ -119,6 +119,19 @@ ROWS = [
         Warns("Level 99 is above the highest measured value of 1 of 1 sources.*extrapolates", "the result is returned"),
     ),
     Row(
+        "a fold change beyond all that was measured",
+        lambda w: len(perturb(w, levels={"fold_change": [1, 1000]})) == 1,
+        Warns(
+            "Fold change 1000 is above the highest measured value of 1 of 1 sources.*extrapolates",
+            "results all the same",
+        ),
+    ),
+    Row(
+        "a fold change of 1.5",
+        lambda w: len(perturb(w, levels={"fold_change": [1, 1.5]})) == 1,
+        Gives("results without a warning"),
+    ),
+    Row(
         "`where` unknown",
         lambda w: perturb(w, where="everywhere"),
         Raises(ValueError, "where='everywhere' is not known"),

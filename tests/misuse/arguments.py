@@ -16,6 +16,29 @@ def untrained(w, **kwargs) -> sagefm.SAGEFM:
     return sagefm.SAGEFM(section, **kwargs)
 
 
+def original_of_a_copy(w) -> None:
+    section = w.section()
+    section.obs["kind"] = "a"
+    setup(section)
+    setup(section.copy(), sample_key="kind")
+    sagefm.SAGEFM(section)
+
+
+def copy_after_setup(w) -> None:
+    section = w.section()
+    setup(section)
+    sagefm.SAGEFM(section.copy())
+
+
+def in_mixed_precision(w) -> bool:
+    for precision in ("16-mixed", "bf16-mixed", 16, "bf16", 32, "32-true"):
+        trained = untrained(w, n_hidden=8, n_latent=4)
+        trained.train(1, accelerator="cpu", enable_progress_bar=False, precision=precision)
+        if not np.isfinite(trained.get_latent_representation()).all():
+            return False
+    return True
+
+
 def unassigned_spots(w) -> None:
     section = w.section()
     section.obs["sample"] = pd.Categorical(["A"] * 32 + [None] * 32)
@@ -101,6 +124,16 @@ ROWS = [
         Raises(ValueError, "Please set up your AnnData with SAGEFM.setup_anndata first"),
     ),
     Row(
+        "a copy that was set up, then a model of the original",
+        original_of_a_copy,
+        Raises(ValueError, r"not the object that was set up.*Call `SAGEFM.setup_anndata\(adata, sample_key='kind'\)`"),
+    ),
+    Row(
+        "a model of a copy",
+        copy_after_setup,
+        Raises(ValueError, r"not the object that was set up, but a copy of it.*Call `SAGEFM.setup_anndata\(adata\)`"),
+    ),
+    Row(
         "results of an untrained model",
         lambda w: untrained(w).get_latent_representation(),
         Raises(RuntimeError, "untrained; its results would be noise.*train"),
@@ -173,6 +206,17 @@ ROWS = [
         lambda w: train(w, max_epochs=0),
         Raises(ValueError, "max_epochs=0 must be a whole number, 1 or more"),
     ),
+    *(
+        Row(
+            f'`precision="{precision}"` in training',
+            lambda w, precision=precision: train(w, precision=precision),
+            Raises(
+                ValueError, f'precision=\'{precision}\' changes the type of the weights.*"bf16-mixed" or "16-mixed"'
+            ),
+        )
+        for precision in ("16-true", "bf16-true", "64-true")
+    ),
+    Row("mixed precision in training", in_mixed_precision, Gives("finite results")),
     Row("an accelerator that does not exist", lambda w: train(w, accelerator="abacus"), Raises(ValueError, "abacus")),
     Row(
         "`batch_size` of 0 when embedding",

@@ -94,6 +94,34 @@ def view_at_setup(w) -> None:
     setup(w.section()[:50])
 
 
+def backed_view(w, use) -> None:
+    path = w.folder() / "section.h5ad"
+    w.section().write_h5ad(path)
+    section = ad.read_h5ad(path, backed="r")
+    try:
+        use(section[:50])
+    finally:
+        section.file.close()
+
+
+def in_raw_only(w, *, x: bool):
+    section = w.section()
+    section.raw = section.copy()
+    section.X = section.X * 0.3 if x else None
+    setup(section)
+    return True
+
+
+def outer_join(w, *, dense: bool) -> bool:
+    """Two sections whose panels differ by ten genes."""
+    parts = {"A": w.section(), "B": w.section()[:, 10:].copy()}
+    for part in parts.values():
+        part.X = part.X.toarray() if dense else part.X
+    both = ad.concat(parts, label="sample", index_unique="-", join="outer")
+    setup(both, sample_key="sample")
+    return True
+
+
 def view_later(w) -> bool:
     part = w.section()
     order = np.arange(64)[::-1]
@@ -207,6 +235,16 @@ ROWS = [
     Row("a file read with `anndata.experimental.read_lazy`", read_lazily, SAME),
     Row("a backed file", backed, SAME),
     Row("a view at setup", view_at_setup, Raises(ValueError, r"adata\.copy\(\)")),
+    Row(
+        "a view of a backed file at setup",
+        lambda w: backed_view(w, setup),
+        Raises(ValueError, r"part of a backed AnnData.*adata = adata\.to_memory\(\)"),
+    ),
+    Row(
+        "a view of a backed file passed to a trained model",
+        lambda w: backed_view(w, w.embed),
+        Raises(ValueError, r"part of a backed AnnData.*adata = adata\.to_memory\(\)"),
+    ),
     Row("a view passed to a trained model", view_later, SAME),
     Row("counts stored as duplicate entries", with_duplicate_entries, SAME),
     Row("stored zeros", with_stored_zeros, SAME),
@@ -217,6 +255,29 @@ ROWS = [
         "counts normalised in place after setup",
         changed_after_setup,
         Raises(ValueError, "have changed since setup.*keep the raw counts in a layer"),
+    ),
+    Row(
+        "counts in `adata.raw` only, normalised values in `X`",
+        lambda w: in_raw_only(w, x=True),
+        Warns(
+            r"not whole numbers.*whole numbers in adata\.raw: `adata = adata\.raw\.to_adata\(\)`",
+            "results nevertheless",
+        ),
+    ),
+    Row(
+        "counts in `adata.raw` only, no `X`",
+        lambda w: in_raw_only(w, x=False),
+        Raises(ValueError, r"has no X; use the whole numbers in adata\.raw: `adata = adata\.raw\.to_adata\(\)`"),
+    ),
+    Row(
+        "two panels concatenated with `join='outer'`",
+        lambda w: outer_join(w, dense=False),
+        Warns("of 60 genes have no count in section 'B'.*use `join='inner'`", "results nevertheless"),
+    ),
+    Row(
+        "the same with dense counts",
+        lambda w: outer_join(w, dense=True),
+        Raises(ValueError, "640 or more NaN values.*use `join='inner'`"),
     ),
     Row("no rows", lambda w: w.embed(w.section()[:0].copy()), Raises(ValueError, "there are no spots")),
     Row("one row, without neighbours", one_row, Raises(ValueError, "has no edges between different spots")),
@@ -236,6 +297,6 @@ ROWS = [
         lambda w: w.embed(w.with_counts(np.zeros((64, 60)))),
         Raises(ValueError, "64 of 64 spots have no counts"),
     ),
-    Row("no `X`", nothing, Raises(ValueError, "has no X; pass the layer of the counts")),
+    Row("no `X`", nothing, Raises(ValueError, "has no X; pass the layer of the raw counts")),
     Row("text among the counts", text, Raises(ValueError, "could not convert string to float: 'many'")),
 ]

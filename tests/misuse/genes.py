@@ -2,7 +2,7 @@
 
 import anndata as ad
 import numpy as np
-from misuse.table import SAME, Gives, Raises, Row
+from misuse.table import SAME, Gives, Raises, Row, Warns
 
 import sagefm
 
@@ -52,6 +52,40 @@ def symbols_in_var(w) -> bool:
     return np.allclose(model.get_latent_representation(), w.expected, atol=1e-5)
 
 
+def with_symbols(w, symbols: list[str | None]):
+    section = w.section()
+    section.var["symbol"] = [*names(w)[: 60 - len(symbols)], *symbols]
+    section.var_names = [f"ENSG{i:011d}" for i in range(60)]
+    return section
+
+
+def symbols_with_gaps(w) -> bool:
+    section = with_symbols(w, [None, ""])
+    sagefm.SAGEFM.setup_anndata(section, gene_symbols="symbol")
+    return list(sagefm.SAGEFM(section).genes) == [*names(w)[:58], "ENSG00000000058", "ENSG00000000059"]
+
+
+def doubled_symbols(w) -> None:
+    sagefm.SAGEFM.setup_anndata(with_symbols(w, ["A", "A"]), gene_symbols="symbol")
+
+
+def mended_symbols(w) -> bool:
+    section = with_symbols(w, ["A", "A"])
+    try:
+        sagefm.SAGEFM.setup_anndata(section, gene_symbols="symbol")
+    except ValueError as error:
+        exec(str(error).split("`")[1], {"adata": section})
+    sagefm.SAGEFM.setup_anndata(section, gene_symbols="symbol")
+    return list(sagefm.SAGEFM(section).genes) == [*names(w)[:58], "A", "ENSG00000000059"]
+
+
+def with_proteins(w) -> bool:
+    section = w.section()
+    section.var["feature_types"] = ["Gene Expression"] * 55 + ["Antibody Capture"] * 5
+    sagefm.SAGEFM.setup_anndata(section)
+    return True
+
+
 def half(w) -> bool:
     return np.isfinite(w.embed(w.section()[:, ::2].copy())).all()
 
@@ -97,6 +131,24 @@ ROWS = [
     ),
     Row("Ensembl identifiers with versions", with_versions, Raises(ValueError, FEW + ".*match except for the version")),
     Row("symbols in a column of `var`", symbols_in_var, SAME),
+    Row(
+        "symbols in a column of `var`, some missing", symbols_with_gaps, Gives("`var_names` where a symbol is missing")
+    ),
+    Row(
+        "symbols in a column of `var`, some twice",
+        doubled_symbols,
+        Raises(ValueError, r"gene names in var\['symbol'\] appear more than once.*duplicated\(\), adata.var_names\)"),
+    ),
+    Row("the same after the line of that error", mended_symbols, Gives("each symbol once, and `var_names` elsewhere")),
+    Row(
+        "proteins next to the genes in `X`",
+        with_proteins,
+        Warns(
+            r"5 of 60 features are not genes .*'Antibody Capture'.*adata = adata\[:, adata.var\['feature_types'\] == "
+            r"'Gene Expression'\].copy\(\)",
+            "results nevertheless",
+        ),
+    ),
     Row("numbers as names", numbers, Raises(ValueError, FEW + ".*gene_symbols")),
     Row(
         "a duplicated name",

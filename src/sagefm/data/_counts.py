@@ -1,7 +1,7 @@
 """Count matrices, in memory, backed by a file or lazy: read by rows, checked, and put in the model's gene order."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,11 @@ from scvi import settings
 
 # Rows read at a time when a whole matrix is read: 2,048 spots of 36,601 genes at 15 % density are 90 MB.
 CHUNK = 2048
+OUTER_JOIN = (
+    "If sections with different panels were concatenated with `join='outer'`, genes that a section did not measure "
+    "became NaN, or zeros in a sparse matrix: use `join='inner'`, or train on the files of the sections with "
+    "`sagefm.pretraining.Corpus`, and pass one section at a time to the trained model."
+)
 
 
 def in_memory(counts: Any) -> bool:
@@ -108,30 +113,50 @@ def counts_of_genes(counts: Any, columns: np.ndarray) -> sp.csr_matrix | BackedC
     return in_model_order(as_csr(counts), columns)
 
 
-def checked_totals(counts: Any, where: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return the total of every spot and of every gene; raise for values that cannot be counts."""
-    depths, gene_totals, n_fractions = [], np.zeros(counts.shape[1]), 0
-    for chunk in row_chunks(counts):
-        _refuse_impossible(chunk.data, where)
+def checked_totals(
+    counts: Any,
+    where: str,
+    *,
+    sections: np.ndarray | None = None,
+    advice: Callable[[], str] = lambda: "pass the layer of the raw counts as `layer`",
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the total of every spot, (n,), and of every gene in every section, (sections, genes).
+
+    Raise for values that cannot be counts. `sections` are numbers, by default one for all spots; `advice` returns
+    where the raw counts may be.
+    """
+    numbers = np.zeros(counts.shape[0], dtype=int) if sections is None else sections
+    depths, totals, n_fractions = [], np.zeros((numbers.max(initial=0) + 1, counts.shape[1])), 0
+    for start, chunk in enumerate(row_chunks(counts)):
+        _refuse_impossible(chunk.data, where, advice)
         n_fractions += int((chunk.data % 1 != 0).sum())
         depths.append(np.asarray(chunk.sum(axis=1, dtype=np.float64)).ravel())
-        gene_totals += np.asarray(chunk.sum(axis=0, dtype=np.float64)).ravel()
+        _add_totals(totals, numbers[start * CHUNK : (start + 1) * CHUNK], chunk)
     if not depths:
         raise ValueError(f"{where} has shape {counts.shape}: there are no spots.")
     if n_fractions:
         warnings.warn(
             f"{where} has {n_fractions} values that are not whole numbers. SAGEFM expects raw counts and normalises "
-            "them itself; if these are normalised values, pass the layer of the raw counts as `layer`.",
+            f"them itself; if these are normalised values, {advice()}.",
             UserWarning,
             stacklevel=settings.warnings_stacklevel,
         )
-    return np.concatenate(depths), gene_totals
+    return np.concatenate(depths), totals
 
 
-def _refuse_impossible(values: np.ndarray, where: str) -> None:
+def _add_totals(totals: np.ndarray, numbers: np.ndarray, counts: sp.csr_matrix) -> None:
+    """Add the counts of some spots, (n, genes), to the totals of their sections, (sections, genes)."""
+    for number in np.unique(numbers):
+        members = numbers == number
+        total = (counts if members.all() else counts[members]).sum(axis=0, dtype=np.float64)
+        totals[number] += np.asarray(total).ravel()
+
+
+def _refuse_impossible(values: np.ndarray, where: str, advice: Callable[[], str]) -> None:
     for what, wrong in (("NaN", np.isnan), ("infinite", np.isinf), ("negative", lambda x: x < 0)):
         if n_wrong := int(wrong(values).sum()):
+            remedy = advice()
             raise ValueError(
                 f"{where} has {n_wrong} or more {what} values; counts must be finite and non-negative. "
-                "Pass the layer of the raw counts as `layer`."
+                f"{remedy[0].upper()}{remedy[1:]}.{' ' + OUTER_JOIN if what == 'NaN' else ''}"
             )

@@ -1,6 +1,7 @@
 """What scvi-tools registers of an AnnData for SAGEFM: counts, sections and the neighbour graph, each checked."""
 
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,10 +13,11 @@ from scvi.data.fields import BaseAnnDataField, LayerField
 
 from sagefm._errors import MissingKeyError, refuse_unknown
 from sagefm._logging import logger
+from sagefm.data._advice import warn_of_other_features, warn_of_unmeasured, where_counts_are
 from sagefm.data._counts import checked_totals, computed, looks_like_counts
 from sagefm.data._genes import gene_names, match_genes, refuse_duplicates
 from sagefm.data._graph import KINDS, GraphKind, build_graph, check_graph
-from sagefm.data._section_columns import warn_outside_tissue
+from sagefm.data._section_columns import section_columns, warn_outside_tissue
 from sagefm.data._selection import obs_column
 
 
@@ -42,6 +44,14 @@ class SetupKeys:
         if n_missing := int(sections.isna().sum()):
             raise ValueError(f"obs[{self.sample_key!r}] is missing for {n_missing} spots; every spot needs a section.")
         return sections.astype(str).to_numpy()
+
+    def likely_sections(self, adata: AnnData) -> np.ndarray:
+        """Return the section of every spot, (n,); without `sample_key` by the column of `obs` with most sections."""
+        columns = {} if self.sample_key is not None else section_columns(adata)
+        if not columns:
+            return self.sections(adata)
+        column = max(columns, key=lambda name: columns[name].max())
+        return obs_column(adata, column, "sample_key").astype(str).to_numpy()
 
     def build_graph(self, adata: AnnData, kind: GraphKind = "auto") -> str:
         """Write the neighbour graph to `obsp`, built from the coordinates; return its description."""
@@ -76,7 +86,7 @@ class CountsField(LayerField):
 
     def __init__(self, keys: SetupKeys) -> None:
         super().__init__(REGISTRY_KEYS.X_KEY, keys.layer, is_count_data=False, correct_data_format=False)
-        self._gene_symbols = keys.gene_symbols
+        self._keys = keys
 
     @classmethod
     def state(cls, genes: pd.Index, n_obs: int, target_depth: float, profile: np.ndarray) -> dict[str, Any]:
@@ -95,33 +105,41 @@ class CountsField(LayerField):
         if self.attr_key is not None and self.attr_key not in layers:
             raise MissingKeyError(f"layer={self.attr_key!r} is not in layers; found {layers}.")
         if self.attr_key is None and adata.X is None:
-            raise ValueError(f"The AnnData has no X; pass the layer of the counts as `layer`, one of {layers}.")
-        gene_names(adata, self._gene_symbols)
+            raise ValueError(f"The AnnData has no X; {where_counts_are(adata, None)}. Its layers are {layers}.")
+        gene_names(adata, self._keys.gene_symbols)
         refuse_duplicates(adata.obs_names, "spot names in obs_names", "adata.obs_names_make_unique()")
 
     def register_field(self, adata: AnnData) -> dict:
         """Check every count, and record the genes, the median library size and the share of each gene."""
+        state = self._checked_state(adata)
+        warn_of_other_features(adata, state[self.PROFILE_KEY])
+        return state
+
+    def _checked_state(self, adata: AnnData) -> dict:
         self.validate_field(adata)
-        counts = self.get_field_data(adata)
+        counts, names = self.get_field_data(adata), gene_names(adata, self._keys.gene_symbols)
         where = "X" if self.attr_key is None else f"layers[{self.attr_key!r}]"
-        library_sizes, gene_totals = checked_totals(counts, where)
+        sections, numbers = np.unique(self._keys.likely_sections(adata), return_inverse=True)
+        advice = partial(where_counts_are, adata, self.attr_key)
+        library_sizes, totals = checked_totals(counts, where, sections=numbers, advice=advice)
         empty = np.flatnonzero(library_sizes == 0)
         if len(empty):
             raise ValueError(
                 f"{len(empty)} of {adata.n_obs} spots have no counts in {where}, for example "
                 f"{adata.obs_names[empty[0]]!r}. Remove them with `scanpy.pp.filter_cells(adata, min_counts=1)`."
             )
-        profile = (gene_totals / gene_totals.sum()).astype(np.float32)
-        state = self.state(gene_names(adata, self._gene_symbols), adata.n_obs, float(np.median(library_sizes)), profile)
+        warn_of_unmeasured(totals, sections, names)
+        profile = (totals.sum(axis=0) / totals.sum()).astype(np.float32)
+        state = self.state(names, adata.n_obs, float(np.median(library_sizes)), profile)
         return state | {self.WHOLE_KEY: looks_like_counts(counts)}
 
     def transfer_field(self, state_registry: dict, adata_target: AnnData, **kwargs: Any) -> dict:
         """Check another AnnData against the model's genes; the model's genes and constants stay."""
         genes = pd.Index(state_registry[self.COLUMN_NAMES_KEY])
-        n_known = int((match_genes(genes, gene_names(adata_target, self._gene_symbols)) >= 0).sum())
+        n_known = int((match_genes(genes, gene_names(adata_target, self._keys.gene_symbols)) >= 0).sum())
         if n_known < len(genes):
             logger.info(f"{n_known} of the model's {len(genes)} genes ({n_known / len(genes):.1%}) are in the section.")
-        own = self.register_field(adata_target)
+        own = self._checked_state(adata_target)
         return {**state_registry, self.N_OBS_KEY: own[self.N_OBS_KEY], self.WHOLE_KEY: own[self.WHOLE_KEY]}
 
 

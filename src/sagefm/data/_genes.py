@@ -9,6 +9,7 @@ import pandas as pd
 from anndata import AnnData
 
 from sagefm._errors import MissingKeyError
+from sagefm.data._selection import data_frame
 
 MIN_COVERAGE = 0.1
 # How names of the section may differ from the model's, and what removes the difference.
@@ -23,23 +24,51 @@ _DIFFERENCES = {
 def gene_names(adata: AnnData, gene_symbols: str | None) -> pd.Index:
     """Return the names that identify the genes: `var_names`, or the var column `gene_symbols`."""
     names = possibly_duplicated_names(adata, gene_symbols)
-    where = "var_names" if gene_symbols is None else f"var[{gene_symbols!r}]"
-    refuse_duplicates(names, f"gene names in {where}", "adata.var_names_make_unique()")
+    if gene_symbols is None:
+        refuse_duplicates(names, "gene names in var_names", "adata.var_names_make_unique()")
+    elif not names.is_unique:
+        refuse_duplicates(names, f"gene names in var[{gene_symbols!r}]", **_remedy_for_symbols(adata, gene_symbols))
     return names
 
 
+def _remedy_for_symbols(adata: AnnData, gene_symbols: str) -> dict[str, str]:
+    """Return a line of code towards unique names, and its effect."""
+    if not adata.var_names.is_unique:
+        return {
+            "remedy": "adata.var_names_make_unique()",
+            "effect": " first: genes without a symbol are named by these",
+        }
+    symbols = data_frame(adata.var)[gene_symbols].astype(object)
+    if not _with_gaps_filled(symbols.where(~symbols.duplicated(), adata.var_names), adata.var_names).is_unique:
+        effect = ": genes without a symbol are named by var_names, some of which are symbols of other genes"
+        return {"remedy": "adata.var_names = 'id:' + adata.var_names", "effect": effect}
+    column = f"adata.var[{gene_symbols!r}]"
+    line = f"{column} = {column}.astype(object).where(~{column}.duplicated(), adata.var_names)"
+    return {"remedy": line, "effect": ": the first gene of each name keeps it, and the others are named by var_names"}
+
+
 def possibly_duplicated_names(adata: AnnData, gene_symbols: str | None) -> pd.Index:
-    """Return the names of the genes, which may appear more than once."""
-    if gene_symbols is not None and gene_symbols not in adata.var:
-        raise MissingKeyError(f"gene_symbols={gene_symbols!r} is not a column of var; found {list(adata.var)}.")
-    return pd.Index((adata.var_names if gene_symbols is None else adata.var[gene_symbols]).astype(str))
+    """Return the names of the genes, which may appear more than once; one without a symbol is named by `var_names`."""
+    if gene_symbols is None:
+        return pd.Index(adata.var_names.astype(str))
+    var = data_frame(adata.var)
+    if gene_symbols not in var:
+        raise MissingKeyError(f"gene_symbols={gene_symbols!r} is not a column of var; found {list(var)}.")
+    return _with_gaps_filled(var[gene_symbols].astype(object), adata.var_names)
 
 
-def refuse_duplicates(names: pd.Index, what: str, remedy: str) -> None:
-    """Raise if a name appears more than once."""
+def _with_gaps_filled(symbols: pd.Series, var_names: pd.Index) -> pd.Index:
+    missing = symbols.isna() | (symbols.astype(str).str.strip() == "")
+    return pd.Index(symbols.where(~missing, var_names).astype(str))
+
+
+def refuse_duplicates(names: pd.Index, what: str, remedy: str, effect: str = "") -> None:
+    """Raise if a name appears more than once; `effect` says what the `remedy` does."""
     duplicates = names[names.duplicated()].unique()
     if n := len(duplicates):
-        raise ValueError(f"Some {what} appear more than once ({n}, for example {duplicates[0]!r}). Use `{remedy}`.")
+        raise ValueError(
+            f"Some {what} appear more than once ({n}, for example {duplicates[0]!r}). Use `{remedy}`{effect}."
+        )
 
 
 def match_genes(model_genes: pd.Index, section_genes: pd.Index) -> np.ndarray:

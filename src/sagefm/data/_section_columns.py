@@ -10,6 +10,7 @@ import scipy.sparse as sp
 from anndata import AnnData
 
 from sagefm.data._layout import IRREGULAR, detect_lattice
+from sagefm.data._selection import data_frame
 
 _SECTION_NAME = re.compile(
     r"(sample|section|library|slide|slice|batch|patient|donor|subject|individual|animal|mouse|specimen|replicate|puck"
@@ -33,7 +34,7 @@ def warn_if_sections_are_joined(
     `irregular` holds rows and coordinates of each section in which no lattice was found.
     """
     edges = graph.tocoo()
-    columns = _section_columns(adata)
+    columns = section_columns(adata)
     if not any(_n_joined(codes, edges) for codes in columns.values()):
         columns = _columns_of_lattices(adata, irregular)
     n_joined = {name: _n_joined(codes, edges) for name, codes in columns.items()}
@@ -52,7 +53,7 @@ def warn_if_sections_are_joined(
 
 
 def _warn_joined(adata: AnnData, column: object, n_joined: int, n_edges: int) -> None:
-    values = [str(value) for value in adata.obs[column].dropna().unique()]
+    values = [str(value) for value in data_frame(adata.obs)[column].dropna().unique()]
     warnings.warn(
         f"{n_joined} of the {n_edges} edges of the new neighbour graph join spots with different obs[{column!r}] "
         f"({len(values)} values, for example {values[0]!r} and {values[1]!r}). If these are several sections, their "
@@ -62,14 +63,13 @@ def _warn_joined(adata: AnnData, column: object, n_joined: int, n_edges: int) ->
     )
 
 
-def _section_columns(adata: AnnData) -> dict[object, np.ndarray]:
+def section_columns(adata: AnnData) -> dict[object, np.ndarray]:
     """Return the codes of the columns that name sections by their own name, in SpatialData, or by their values."""
     region = adata.uns.get("spatialdata_attrs", {}).get("region_key")
-    named = {column for column in adata.obs if names_section(column) or column == region}
+    obs = data_frame(adata.obs)
+    named = {column for column in obs if names_section(column) or column == region}
     named |= set(_columns_with(adata, _libraries(adata)))
-    return {
-        column: codes for column in adata.obs if column in named and (codes := _codes(adata.obs[column])) is not None
-    }
+    return {column: codes for column in obs if column in named and (codes := _codes(obs[column])) is not None}
 
 
 def _libraries(adata: AnnData) -> list[str]:
@@ -81,7 +81,7 @@ def _libraries(adata: AnnData) -> list[str]:
 
 def _columns_with(adata: AnnData, libraries: list[str]) -> list[object]:
     """Return the columns of `obs` whose values are names of libraries."""
-    texts = adata.obs.select_dtypes(["object", "string", "category"])
+    texts = data_frame(adata.obs).select_dtypes(["object", "string", "category"])
     return [name for name in texts if libraries and texts[name].dropna().astype(str).isin(libraries).all()]
 
 
@@ -99,7 +99,8 @@ def _n_joined(codes: np.ndarray, edges: sp.coo_matrix) -> int:
 
 def _columns_of_lattices(adata: AnnData, irregular: list[tuple[np.ndarray, np.ndarray]]) -> dict[object, np.ndarray]:
     """Return the codes of the columns that divide an irregular section into lattices, whatever their names."""
-    columns = {name: _codes(adata.obs[name]) for name in adata.obs if adata.obs[name].dtype.kind != "f"}
+    obs = data_frame(adata.obs)
+    columns = {name: _codes(obs[name]) for name in obs if obs[name].dtype.kind != "f"}
     return {
         name: codes
         for name, codes in columns.items()
@@ -116,9 +117,10 @@ def _are_lattices(codes: np.ndarray, coordinates: np.ndarray) -> bool:
 
 def warn_outside_tissue(adata: AnnData) -> None:
     """Warn if some spots, and not all, have `obs["in_tissue"] == 0`."""
-    if "in_tissue" not in adata.obs:
+    obs = data_frame(adata.obs)
+    if "in_tissue" not in obs:
         return
-    outside = pd.to_numeric(adata.obs["in_tissue"].astype(str).replace({"False": "0"}), errors="coerce") == 0
+    outside = pd.to_numeric(obs["in_tissue"].astype(str).replace({"False": "0"}), errors="coerce") == 0
     if 0 < (n_outside := int(outside.sum())) < adata.n_obs:
         warnings.warn(
             f"{n_outside} of {adata.n_obs} spots are outside the tissue (obs['in_tissue'] is 0), but are used as "

@@ -14,7 +14,7 @@ from scvi.data import AnnDataManager
 
 from sagefm._errors import refuse_unknown
 from sagefm.data import SetupKeys, checked_rows, normalization_of, refuse_mudata, refuse_unknown_arguments
-from sagefm.model._base import refuse_other_types, require_training
+from sagefm.model._base import refuse_backed_view, refuse_other_types, require_training
 from sagefm.model._imputation import ImputationMixin
 from sagefm.model._influence import InfluenceMixin
 from sagefm.model._mudata import MuDataMixin
@@ -167,7 +167,7 @@ class SAGEFM(
         neighbors_key
             Prefix of the key of the graph in `obsp`.
         gene_symbols
-            Column of `var` with the gene names. Defaults to `var_names`.
+            Column of `var` with the gene names. Defaults to `var_names`, which also name genes without a value there.
         graph
             Graph to build if there is none. `"grid"`: two rings, and an error for a section without a grid. `"knn"`:
             the 14 nearest spots. `"auto"`: two rings where a grid is found, and the 14 nearest spots elsewhere.
@@ -187,9 +187,10 @@ class SAGEFM(
         Warns
         -----
         UserWarning
-            If counts are not whole numbers; if spots are outside the tissue (`obs["in_tissue"]`); if edges of a new
-            graph join spots that a column of `obs` assigns to different sections; or if a grid is found in some of the
-            sections only.
+            If counts are not whole numbers; if some features are not genes (`var["feature_types"]`); if many genes have
+            no count in a whole section and many in others; if spots are outside the tissue (`obs["in_tissue"]`); if
+            edges of a new graph join spots that a column of `obs` assigns to different sections; or if a grid is found
+            in some of the sections only.
 
         Examples
         --------
@@ -199,6 +200,7 @@ class SAGEFM(
         True
         """
         refuse_other_types(adata)
+        refuse_backed_view(adata)
         setup_method_args = cls._get_setup_method_args(**locals())
         refuse_mudata(adata)
         refuse_unknown_arguments(kwargs)

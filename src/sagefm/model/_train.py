@@ -105,11 +105,12 @@ class TrainMixin(UnsupervisedTrainingMixin, SpotModel):
             :class:`scvi.train.TrainingPlan`.
         **trainer_kwargs
             Further arguments of :class:`scvi.train.Trainer`, for example `enable_progress_bar` or `callbacks`.
+            `precision` may be `"32-true"` (the default), `"16-mixed"` or `"bf16-mixed"`.
 
         Raises
         ------
         ValueError
-            If `max_epochs`, `train_size` or `validation_size` is out of range.
+            If `max_epochs`, `precision`, `train_size` or `validation_size` is out of range.
         RuntimeError
             If the loss became NaN or infinite. The model then has the best weights so far, or those from before
             training if there are none.
@@ -130,6 +131,7 @@ class TrainMixin(UnsupervisedTrainingMixin, SpotModel):
         """
         if max_epochs is not None and max_epochs < 1:
             raise ValueError(f"max_epochs={max_epochs!r} must be a whole number, 1 or more.")
+        _refuse_other_precision(trainer_kwargs.get("precision"))
         if datamodule is None:
             options = {"batch_size": batch_size, **(datasplitter_kwargs or {})}
             datamodule = SectionSplitter(self._read(None)[1], train_size, validation_size, **options)
@@ -184,3 +186,12 @@ class TrainMixin(UnsupervisedTrainingMixin, SpotModel):
         earlier = getattr(self, "training_record_", None)
         self.training_record_ = make_record(names, library_sizes, is_held_out, earlier)
         self._trained_on = self.adata
+
+
+def _refuse_other_precision(precision: Any) -> None:
+    """Raise unless the weights stay float32."""
+    if str(precision) not in ("None", "32", "32-true", "16", "16-mixed", "bf16", "bf16-mixed"):
+        raise ValueError(
+            f"precision={precision!r} changes the type of the weights, but the counts, the initialisation and the file "
+            'format are float32. Use "32-true", the default, or mixed precision, "bf16-mixed" or "16-mixed".'
+        )

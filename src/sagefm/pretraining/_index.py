@@ -59,7 +59,7 @@ def record_of(path: Path, keys: SetupKeys, folder: Path | None) -> SectionRecord
 def _make(path: Path, keys: SetupKeys) -> SectionRecord:
     stamp = stamp_of(path)
     adata = read_section(path, keys)
-    depths, gene_totals = checked_totals(adata.X, "the matrix of counts")
+    depths, (gene_totals,) = checked_totals(adata.X, "the matrix of counts")
     graph, kind = graph_of(adata, keys)
     names = adata.var_names.to_numpy(dtype=str)
     return SectionRecord(path, stamp, checksum_of(path), kind, names, gene_totals, depths, graph)

@@ -51,6 +51,21 @@ class Levels:
             values = np.percentile(measured, values)
         return np.broadcast_to(values, (len(measured), len(values)))
 
+    def excess(self, measured: np.ndarray) -> str:
+        """Return how the highest level exceeds the values measured of a gene, (spots, parts), or "" if it does not.
+
+        A fold change does if it sets most spots that express the gene above the highest value.
+        """
+        top = self.values.max()
+        if self.scale == "value" and top > (highest := measured.max(axis=0).min()):
+            return f"{highest:.3g}"
+        if self.scale == "fold_change":
+            counts = np.expm1(measured)
+            above = ((counts > 0) & (counts * top > counts.max(axis=0))).sum(axis=0)
+            share = (above / np.maximum((counts > 0).sum(axis=0), 1)).max()
+            return f"in {share:.0%} of the spots that express it" if share > 0.5 else ""
+        return ""
+
 
 def _checked(levels: object, scale: str) -> np.ndarray:
     try:

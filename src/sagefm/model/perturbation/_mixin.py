@@ -227,16 +227,16 @@ def _perturbable(rows: np.ndarray, spots: Spots, where: Where) -> np.ndarray:
 
 
 def _warn_of_extrapolation(counterfactual: Counterfactual, pairs: Pairs, levels: Levels) -> None:
-    """Warn if a level on the log scale is above all measured values of a source."""
-    if levels.scale != "value":
-        return
-    top, sources = levels.values.max(), pairs.table["source"].unique()
-    highest = [counterfactual.expression(pairs.parts[source]).max(axis=0).min() for source in sources]
-    exceeded = np.flatnonzero(top > highest)
-    if len(exceeded):
+    """Warn if the highest level exceeds what was measured of a source."""
+    sources = pairs.table["source"].unique()
+    excess = {source: levels.excess(counterfactual.expression(pairs.parts[source])) for source in sources}
+    exceeded = {source: detail for source, detail in excess.items() if detail}
+    if exceeded:
+        source, detail = next(iter(exceeded.items()))
+        level = "Fold change" if levels.scale == "fold_change" else "Level"
         warnings.warn(
-            f"Level {top:g} is above the highest measured value of {len(exceeded)} of {len(sources)} sources, "
-            f"for example {sources[exceeded[0]]!r} ({highest[exceeded[0]]:.3g}): the model extrapolates there.",
+            f"{level} {levels.values.max():g} is above the highest measured value of {len(exceeded)} of {len(sources)} "
+            f"sources, for example {source!r} ({detail}): the model extrapolates there.",
             UserWarning,
             stacklevel=settings.warnings_stacklevel,
         )
