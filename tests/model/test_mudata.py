@@ -99,7 +99,7 @@ def test_errors_say_how_to_fix_them(model, mdata, adata):
         sagefm.SAGEFM.setup_mudata(mdata, modalities="rna")
     with pytest.raises(ValueError, match="must be a MuData; found AnnData. Use `setup_anndata`"):
         sagefm.SAGEFM.setup_mudata(adata, modalities=RNA)
-    with pytest.raises(ValueError, match=r"Use `setup_mudata`, or pass one modality"):
+    with pytest.raises(ValueError, match=r"Pass one modality, for example `mdata\['"):
         sagefm.SAGEFM.setup_anndata(mdata)
     with pytest.raises(ValueError, match=r"mudata.MuData\(\{'rna': adata\}\)"):
         model.get_latent_representation(adata)

@@ -4,6 +4,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.sparse as sp
 from matplotlib.colors import to_hex
 
 import sagefm
@@ -32,6 +33,22 @@ def test_spots_fill_the_lattice(section):
     circles = sagefm.pl.domains(section, "annotation")[0, 0].collections[0].get_paths()
     width = np.median([np.ptp(path.vertices[:, 0]) for path in circles])
     assert 100 <= width <= 120  # spots are 100 apart
+
+
+def test_coordinates_may_be_sparse(section):
+    expected = sagefm.pl.domains(section, "annotation")[0, 0].collections[0].get_paths()
+    section.obsm["spatial"] = sp.csr_matrix(section.obsm["spatial"])
+    drawn = sagefm.pl.domains(section, "annotation")[0, 0].collections[0].get_paths()
+    np.testing.assert_array_equal([path.vertices for path in drawn], [path.vertices for path in expected])
+
+
+def test_spots_without_coordinates_are_not_drawn(section):
+    section.obsm["spatial"][:3, 0] = np.nan
+    axes = sagefm.pl.domains(section, ["annotation", "array_row"])
+    assert len(axes[0, 0].collections[0].get_paths()) == section.n_obs - 3
+    section.obsm["spatial"][:] = np.nan
+    with pytest.raises(ValueError, match=r"No spot has finite coordinates in obsm\['spatial'\]"):
+        sagefm.pl.domains(section, "annotation")
 
 
 def test_data_is_unchanged(tissue):

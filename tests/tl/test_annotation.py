@@ -135,6 +135,22 @@ def test_one_section_is_cross_validated_by_blocks_of_tissue(patients):
     assert alone.obs["label_predicted_confidence"].notna().sum() == 45
 
 
+@pytest.mark.parametrize("kind", [sp.csr_matrix, sp.csc_array, lambda values: pd.DataFrame(values).astype("Float64")])
+def test_blocks_of_tissue_from_coordinates_of_any_kind(patients, kind):
+    expected = annotate(patients, group_key=None).predictions
+    stored = kind(patients.obsm["spatial"])
+    patients.obsm["spatial"] = stored.set_index(patients.obs_names) if isinstance(stored, pd.DataFrame) else stored
+    pd.testing.assert_frame_equal(annotate(patients, group_key=None).predictions, expected)
+
+
+def test_blocks_need_a_coordinate_of_every_labelled_spot(patients):
+    patients.obsm["spatial"][300] = np.nan
+    annotate(patients, group_key=None)
+    patients.obsm["spatial"][0, 1] = np.nan
+    with pytest.raises(ValueError, match="1 labelled spots have coordinates .* NaN or infinite.* pass group_key"):
+        annotate(patients, group_key=None)
+
+
 def test_spots_that_are_not_embedded_are_left_out(patients):
     patients.obsm["X"][[0, 300]] = np.nan
     report = annotate(patients, scale_by="patient", threshold=0)

@@ -61,6 +61,18 @@ def test_the_seed_determines_the_result(grid):
     assert (grid.obs["one"] == grid.obs["two"]).all()
 
 
+@pytest.mark.parametrize("n_domains", [5.0, np.float32(5), np.uint8(5), [5.0]], ids=repr)
+def test_whole_numbers_of_any_type_are_accepted(grid, n_domains):
+    sagefm.tl.domains(grid, n_domains, use_rep="X")
+    assert grid.uns["domain"]["params"]["n_domains"] == grid.obs["domain"].nunique() == 5
+
+
+@pytest.mark.parametrize("n_domains", [2.5, np.nan, np.inf, "5", [2, None]], ids=repr)
+def test_other_numbers_of_domains_are_refused(grid, n_domains):
+    with pytest.raises(ValueError, match="n_domains=.* must be a whole number, or several"):
+        sagefm.tl.domains(grid, n_domains, use_rep="X")
+
+
 def test_domains_are_numbered_by_size(grid):
     sagefm.tl.domains(grid, 6, use_rep="X")
     assert grid.obs["domain"].cat.categories.tolist() == list("123456")

@@ -29,8 +29,8 @@ def refuse_mudata(adata: object) -> None:
     """Raise if a MuData was passed in place of an AnnData."""
     if isinstance(adata, MuData):
         raise ValueError(
-            f"This is a MuData with the modalities {list(adata.mod)}. Use `setup_mudata`, or pass one modality, for "
-            f"example `mdata[{next(iter(adata.mod))!r}]`."
+            f"This is a MuData with the modalities {list(adata.mod)}. Pass one modality, for example "
+            f"`mdata[{next(iter(adata.mod))!r}]`, or set it up for a model with `setup_mudata`."
         )
 
 

@@ -12,6 +12,7 @@ from sklearn.neighbors import NearestNeighbors
 from sagefm._errors import MissingKeyError
 from sagefm.data import obs_column
 from sagefm.pl._style import PALETTE, PANEL, SEQUENTIAL
+from sagefm.tl._inputs import as_numbers
 
 # Arguments of squidpy for every panel; missing values are translucent grey.
 _GREY = (0.5, 0.5, 0.5, 0.3)
@@ -35,7 +36,7 @@ def domains(
     Parameters
     ----------
     adata
-        Spots with coordinates.
+        Spots with coordinates; those whose coordinates are NaN are not drawn.
     keys
         Columns of `obs`, with categories or numbers.
     sample_key
@@ -67,6 +68,10 @@ def domains(
     keys = [keys] if isinstance(keys, str) else list(keys)
     light = _for_squidpy(adata, keys, spatial_key)
     names = obs_column(adata, sample_key, "sample_key") if sample_key is not None else pd.Series("", adata.obs_names)
+    placed = np.isfinite(light.obsm["spatial"]).all(axis=1)
+    if not placed.any():
+        raise ValueError(f"No spot has finite coordinates in obsm[{spatial_key!r}].")
+    light, names = light[placed], names[placed]
     sections = names.groupby(names.astype(str)).indices
     grid = _panel_grid(axes, len(sections), len(keys))
     for row, (section, spots) in zip(grid, sections.items(), strict=True):
@@ -90,7 +95,8 @@ def _for_squidpy(adata: AnnData, keys: list[str], spatial_key: str) -> AnnData:
             colors[f"{key}_colors"] = list(given)
         elif n_categories <= len(PALETTE):
             colors[f"{key}_colors"] = list(PALETTE[:n_categories])
-    return AnnData(obs=obs, obsm={"spatial": np.asarray(adata.obsm[spatial_key], dtype=float)[:, :2]}, uns=colors)
+    coordinates = as_numbers(adata.obsm[spatial_key], f"obsm[{spatial_key!r}]")[:, :2]
+    return AnnData(obs=obs, obsm={"spatial": coordinates}, uns=colors)
 
 
 def _panel_grid(axes: Axes | Sequence[Axes] | np.ndarray | None, n_rows: int, n_columns: int) -> np.ndarray:

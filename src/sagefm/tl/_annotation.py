@@ -14,7 +14,7 @@ from sklearn.preprocessing import StandardScaler
 
 from sagefm._errors import MissingKeyError
 from sagefm.data import obs_column
-from sagefm.tl._inputs import groups, neighborhood_means, representation, scaled_within
+from sagefm.tl._inputs import as_numbers, groups, neighborhood_means, representation, scaled_within
 from sagefm.tl._report import AnnotationReport, report_of
 
 N_BLOCKS = 5  # blocks of tissue for cross-validation without patients
@@ -147,8 +147,14 @@ def _groups(adata: AnnData, group_key: str | None, labelled: np.ndarray, seed: i
             "Cross-validation needs group_key, or obsm['spatial'] to divide the tissue into blocks; obsm has "
             f"{sorted(adata.obsm)}."
         )
+    coordinates = as_numbers(adata.obsm["spatial"], "obsm['spatial']")[labelled]
+    if n_unplaced := int((~np.isfinite(coordinates).all(axis=1)).sum()):
+        raise ValueError(
+            f"{n_unplaced} labelled spots have coordinates in obsm['spatial'] that are NaN or infinite, so the tissue "
+            "cannot be divided into blocks. Fill them in, leave these spots out, or pass group_key."
+        )
     kmeans = KMeans(min(N_BLOCKS, int(labelled.sum())), random_state=seed)
-    return kmeans.fit_predict(np.asarray(adata.obsm["spatial"])[labelled]).astype(int)
+    return kmeans.fit_predict(coordinates).astype(int)
 
 
 def _refuse_one_sided(labels: pd.Series, group: np.ndarray, group_key: str | None) -> None:

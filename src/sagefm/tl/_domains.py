@@ -3,7 +3,8 @@
 import warnings
 from collections.abc import Iterable
 from itertools import combinations
-from typing import Literal, get_args
+from numbers import Real
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -130,7 +131,10 @@ def _candidates(n_domains: int | Iterable[int] | None, n_spots: int) -> list[int
     most = int(SUBSAMPLE * n_spots)
     if n_domains is None:
         return [number for number in CANDIDATES if number <= max(most, 2)]
-    candidates = sorted({n_domains} if isinstance(n_domains, int | np.integer) else set(n_domains))
+    numbers: set[Any] = set(n_domains) if isinstance(n_domains, Iterable) else {n_domains}
+    if any(not isinstance(number, Real) or number % 1 != 0 for number in numbers):
+        raise ValueError(f"n_domains={n_domains!r} must be a whole number, or several.")
+    candidates = sorted(numbers)
     most = n_spots if len(candidates) == 1 else most
     if not candidates or not 1 <= candidates[0] <= candidates[-1] <= most:
         raise ValueError(f"n_domains={n_domains!r} must lie between 1 and {most}; there are {n_spots} embedded spots.")

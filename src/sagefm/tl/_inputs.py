@@ -1,22 +1,25 @@
 """Validated inputs of the tools: representations, neighbour graphs and columns of `obs`."""
 
+from typing import Any
+
 import numpy as np
+import pandas as pd
 from anndata import AnnData
 from sklearn.preprocessing import StandardScaler
 
 from sagefm._errors import MissingKeyError
-from sagefm.data import check_graph, neighbor_mean_operator, obs_column
+from sagefm.data import check_graph, neighbor_mean_operator, obs_column, refuse_mudata
 
 
 def representation(adata: AnnData, use_rep: str) -> tuple[np.ndarray, np.ndarray]:
     """Return `obsm[use_rep]`, float64 (spots, features), and which spots are embedded, (spots,): those without NaN."""
+    refuse_mudata(adata)
     if use_rep not in adata.obsm:
         raise MissingKeyError(
             f"use_rep={use_rep!r} is not in obsm; found {sorted(adata.obsm)}. "
             "`model.get_latent_representation()` writes 'X_sagefm', `scanpy.pp.pca` writes 'X_pca'."
         )
-    stored = adata.obsm[use_rep]
-    values = np.asarray(stored.toarray() if hasattr(stored, "toarray") else stored, dtype=np.float64)
+    values = as_numbers(adata.obsm[use_rep], f"obsm[{use_rep!r}]")
     if values.ndim != 2 or np.isinf(values).any():
         raise ValueError(
             f"obsm[{use_rep!r}] must hold one row of finite numbers for each spot; found shape {values.shape} with "
@@ -26,6 +29,16 @@ def representation(adata: AnnData, use_rep: str) -> tuple[np.ndarray, np.ndarray
     if not embedded.any():
         raise ValueError(f"Every row of obsm[{use_rep!r}] has NaN; at least some spots must be embedded.")
     return values, np.asarray(embedded)
+
+
+def as_numbers(stored: Any, where: str) -> np.ndarray:
+    """Return an array, sparse matrix or DataFrame as float64; whatever is missing in a DataFrame is NaN."""
+    try:
+        if isinstance(stored, pd.DataFrame):
+            return stored.convert_dtypes().to_numpy(dtype=np.float64, na_value=np.nan)
+        return np.asarray(stored.toarray() if hasattr(stored, "toarray") else stored, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{where} must hold numbers: {error}.") from error
 
 
 def groups(adata: AnnData, key: str, argument: str) -> np.ndarray:

@@ -16,7 +16,7 @@ def section_embedding(
     *,
     sample_key: str,
     use_rep: str = "X_sagefm",
-    statistics: Sequence[Statistic] = ("mean",),
+    statistics: Statistic | Sequence[Statistic] = ("mean",),
 ) -> pd.DataFrame:
     """Pool the representation of spots over each section.
 
@@ -54,6 +54,7 @@ def section_embedding(
     >>> sagefm.tl.section_embedding(adata, sample_key="sample", use_rep="X_pca", statistics=["mean", "std"]).shape
     (3, 8)
     """
+    statistics = [statistics] if isinstance(statistics, str) else statistics
     if not statistics or not set(statistics) <= {"mean", "std"}:
         raise ValueError(f"statistics={statistics!r} must be one or both of 'mean' and 'std'.")
     values, embedded = representation(adata, use_rep)
