@@ -40,6 +40,50 @@ def test_failures_do_not_stop_the_others_and_finished_sections_are_skipped(embed
     assert other.output.count("embedded") == 2
 
 
+@pytest.fixture
+def ambiguous(table, tmp_path):
+    """A section with two layers of counts, two kinds of coordinates, two of gene names, and two halves."""
+    section = ad.read_h5ad(table.parent / "section_1.h5ad")
+    section.layers["half"] = (section.X / 2).floor()
+    section.obsm["other"] = np.random.default_rng(0).permutation(section.obsm["spatial"])
+    section.obs["half"] = np.where(section.obsm["spatial"][:, 0] < np.median(section.obsm["spatial"][:, 0]), "a", "b")
+    section.var["reversed"] = section.var_names[::-1]
+    del section.obsp
+    section.write_h5ad(tmp_path / "section.h5ad")
+    return tmp_path / "section.h5ad"
+
+
+@pytest.mark.parametrize(
+    "option",
+    [("--layer", "half"), ("--spatial-key", "other"), ("--sample-key", "half"), ("--gene-symbols", "reversed")],
+)
+def test_a_section_is_embedded_again_with_another_setup_key(embed, ambiguous, tmp_path, option):
+    def latent(*more):
+        result = embed([ambiguous], tmp_path / "out", *more)
+        assert result.exit_code == 0, result.output
+        return result.output, ad.read_h5ad(tmp_path / "out" / "section.h5ad").obsm["X_sagefm"]
+
+    _, first = latent()
+    output, other = latent(*option)
+    assert "embedded" in output and not np.allclose(first, other, atol=1e-3)
+    assert "done before" in latent(*option)[0]
+    np.testing.assert_array_equal(latent()[1], first)
+
+
+def test_a_section_is_embedded_again_by_another_version_or_after_a_change(embed, ambiguous, tmp_path, monkeypatch):
+    embed([ambiguous], tmp_path / "out")
+    assert "done before" in embed([ambiguous], tmp_path / "out").output
+    monkeypatch.setattr("sagefm.cli._embed.__version__", "0.0.1")
+    assert "embedded" in embed([ambiguous], tmp_path / "out").output
+    assert "done before" in embed([ambiguous], tmp_path / "out").output
+    section = ad.read_h5ad(ambiguous)
+    section.X[0, 0] += 1
+    section.write_h5ad(ambiguous)
+    assert "embedded" in embed([ambiguous], tmp_path / "out").output
+    about = ad.read_h5ad(tmp_path / "out" / "section.h5ad").uns["sagefm"]
+    assert set(about) == {"weights_sha256", "section_sha256", "setup", "version"} and about["version"] == "0.0.1"
+
+
 def test_a_zarr_store_gives_the_same_embedding_and_another_folder_is_refused(embed, table, tmp_path):
     section = ad.read_h5ad(table.parent / "section_1.h5ad")
     section.write_zarr(tmp_path / "section.zarr")

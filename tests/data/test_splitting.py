@@ -10,7 +10,7 @@ import scipy.sparse as sp
 import scvi
 
 import sagefm
-from sagefm.data import NeighborhoodDataset, SectionSplitter, Spots
+from sagefm.data import NeighborhoodDataset, SectionSplitter, Spots, whole_groups
 from sagefm.data._graph import spots_adjacent_to
 
 
@@ -91,13 +91,69 @@ def test_every_section_is_held_out_for_some_seed(many_sections, monkeypatch):
     assert held_out == set(many_sections.sections)
 
 
-def test_three_sections_are_several(spots_of):
+@pytest.fixture(scope="module")
+def large_and_small(spots_of) -> Spots:
+    """A section of 675 spots and two of 37."""
+    tissue = sagefm.datasets.simulated_tissue(27, 25, n_genes=70, n_interactions=1, n_sections=3, outline="rectangle")
+    small = tissue.obs["sample"] != tissue.obs["sample"].iloc[0]
+    adata = tissue[~small | (tissue.obs.groupby("sample", observed=True).cumcount() < 37)].copy()
+    sagefm.SAGEFM.setup_anndata(adata, sample_key="sample")
+    return spots_of(adata)
+
+
+@pytest.mark.parametrize("number", range(8))
+def test_a_section_far_above_the_share_is_trained_on(large_and_small, monkeypatch, number):
+    monkeypatch.setattr(scvi.settings, "seed", number)
+    training, validation, _ = split(large_and_small, train_size=0.9)
+    assert large_and_small.n_obs == 749
+    assert (len(training), len(validation)) == (675, 74)
+
+
+@seeds
+def test_blocks_are_held_out_where_whole_sections_are_far_below_the_share(large_and_small, monkeypatch, number):
+    monkeypatch.setattr(scvi.settings, "seed", number)
+    _, validation, _ = split(large_and_small, train_size=0.75)
+    assert np.unique(large_and_small.sections[validation], return_counts=True)[1].tolist() == [169, 9, 9]
+
+
+@seeds
+def test_blocks_are_held_out_where_every_section_is_far_above_the_share(spots_of, monkeypatch, number):
+    monkeypatch.setattr(scvi.settings, "seed", number)
     adata = tissue_of(3, size=8)
     sagefm.SAGEFM.setup_anndata(adata, sample_key="sample")
     spots = spots_of(adata)
-    training, validation, _ = split(spots)
+    _, validation, _ = split(spots)
+    assert np.unique(spots.sections[validation], return_counts=True)[1].tolist() == [6, 6, 6]
+    training, validation, _ = split(spots, train_size=0.7)
     assert len(set(spots.sections[validation])) == 1
     assert len(training) == 128
+
+
+def test_testing_sections_are_left_for_the_second_share(many_sections):
+    training, validation, test = split(many_sections, train_size=0.6, validation_size=0.2)
+    assert [len(set(many_sections.sections[rows])) for rows in (training, validation, test)] == [3, 1, 1]
+
+
+def shares_of(sizes: list[int], shares: tuple[float, float], seed: int) -> list[float]:
+    """Return the share of the spots in the groups that are held out for each of the shares."""
+    groups = whole_groups(np.arange(len(sizes)), np.array(sizes), shares, np.random.default_rng(seed))
+    assert len(np.unique(np.concatenate(groups))) == sum(map(len, groups)) < len(sizes)
+    return [sum(sizes[group] for group in held_out) / sum(sizes) for held_out in groups]
+
+
+@pytest.mark.parametrize("number", range(20))
+def test_groups_add_up_to_about_the_share_whatever_their_sizes(number):
+    sizes = np.random.default_rng(number).geometric(0.01, size=40).tolist()
+    validation, test = shares_of(sizes, (0.2, 0.1), number)
+    assert 0.2 <= validation <= 0.25 + 1e-9 and 0.1 <= test <= 0.15 + 1e-9
+
+
+@seeds
+def test_the_smallest_group_is_held_out_if_all_are_far_above_the_share(number):
+    assert shares_of([500, 200, 300], (0.05, 0.0), number) == [0.2, 0]
+    assert shares_of([675, 37, 37], (0.1, 0.1), number) == [37 / 749, 37 / 749]
+    assert shares_of([60, 40], (0.1, 0.1), number) == [0.4, 0]
+    assert shares_of([60], (0.1, 0.1), number) == [0, 0]
 
 
 # Blocks of tissue.
@@ -125,6 +181,20 @@ def test_no_count_of_a_validation_spot_is_in_a_training_batch(few_sections, spot
     batch, same = NeighborhoodDataset(spots)[training], NeighborhoodDataset(other)[training]
     for key in batch:
         assert np.array_equal(batch[key], same[key])
+
+
+def test_the_log_gives_the_share_that_is_trained_on(spots_of, many_sections, caplog):
+    adata = tissue_of(1, size=10)
+    sagefm.SAGEFM.setup_anndata(adata)
+    spots = spots_of(adata)
+    caplog.clear()
+    training, _, _ = split(spots)
+    n_left_out = 90 - len(training)
+    assert n_left_out > 10
+    assert f"Training on {len(training)}% of the 100 spots: 10 are held out, and {n_left_out} are left" in caplog.text
+    caplog.clear()
+    split(many_sections)
+    assert not caplog.text
 
 
 def test_all_spots_without_a_validation_spot_among_their_neighbours_are_trained_on(spots):

@@ -4,12 +4,16 @@ import json
 import os
 import pickle
 
+import anndata as ad
 import numpy as np
 import torch
 from misuse.table import Gives, Raises, Row
+from rich.console import Console
 from safetensors.torch import save
 
 import sagefm
+from sagefm.cli import _embed
+from sagefm.pretraining import Corpus, CorpusDataModule, ResumePoint
 
 CARD, WEIGHTS = "card.json", "model.safetensors"
 
@@ -90,6 +94,52 @@ def pickled_names(w) -> None:
     path = w.folder() / "genes.npy"
     np.save(path, np.array([{"a": 1}], dtype=object), allow_pickle=True)
     sagefm.SAGEFM.from_reference_checkpoint(w.folder() / "weights.pt", path, w.section())
+
+
+def pretrain(folder, **kwargs) -> sagefm.SAGEFM:
+    """Train an epoch on the sections in a folder, or resume that with other arguments."""
+    corpus, path = Corpus(folder, genes=kwargs.pop("genes", None)), folder / "last.ckpt"
+    model = sagefm.SAGEFM(registry=corpus.registry, n_hidden=16, n_latent=4)
+    model.train(
+        datamodule=CorpusDataModule(corpus, batch_size=16, validation_size=0, seed=0, **kwargs),
+        max_epochs=1 + path.exists(),
+        accelerator="cpu",
+        callbacks=[] if path.exists() else [ResumePoint(path)],
+        ckpt_path=path if path.exists() else None,
+        enable_progress_bar=False,
+    )
+    return model
+
+
+def resumed(w, change=None, **kwargs) -> bool:
+    folder = w.folder()
+    for name in "AB":
+        w.section().write_h5ad(folder / f"{name}.h5ad")
+    pretrain(folder)
+    if change is not None:
+        change(folder)
+    return pretrain(folder, **kwargs).trainer.current_epoch == 2
+
+
+def recount(folder) -> None:
+    section = ad.read_h5ad(folder / "B.h5ad")
+    section.X[0, 0] += 1
+    section.write_h5ad(folder / "B.h5ad")
+
+
+def embedded_again(w) -> bool:
+    folder, weights = w.folder(), w.weights()
+    section = w.section()
+    section.layers["half"] = (section.X / 2).floor()
+    section.write_h5ad(folder / "section.h5ad")
+    found = []
+    for layer in (None, "half"):
+        sections, keys = [folder / "section.h5ad"], {"layer": layer}
+        _embed.run(weights, sections, folder / "out", keys, "X_sagefm", None, Console(quiet=True))
+        found.append(ad.read_h5ad(folder / "out" / "section.h5ad").obsm["X_sagefm"])
+    section.X = section.layers["half"]
+    has_counts = np.asarray(section.X.sum(axis=1)).ravel() > 0
+    return not np.allclose(*found) and np.allclose(found[1][has_counts], w.embed(section[has_counts].copy()), atol=1e-3)
 
 
 ROWS = [
@@ -206,6 +256,27 @@ ROWS = [
         "a checkpoint without `model_state_dict`",
         lambda w: reference(w, {"weights": 1}),
         Raises(ValueError, r"has no `model_state_dict`; found \['weights'\]"),
+    ),
+    Row("pre-training resumed with the same corpus", resumed, Gives("the remaining epochs")),
+    Row(
+        "pre-training resumed with another number of shards",
+        lambda w: resumed(w, n_shards=2),
+        Raises(ValueError, "The run to resume had n_shards=1, this one has 2.*Resume with n_shards=1"),
+    ),
+    Row(
+        "pre-training resumed after a section changed",
+        lambda w: resumed(w, recount),
+        Raises(ValueError, r"The corpus of the run to resume had other sections.*for example 'B'; 1 in total"),
+    ),
+    Row(
+        "pre-training resumed with other genes",
+        lambda w: resumed(w, genes=list(w.section().var_names[:30])),
+        Raises(ValueError, "The corpus of the run to resume had other genes.*the same files and options"),
+    ),
+    Row(
+        "`sagefm embed` again, with another layer",
+        embedded_again,
+        Gives("the embedding of that layer, not the first one"),
     ),
     Row("a gene list of objects", pickled_names, Raises(ValueError, "is not a NumPy file of plain strings")),
     Row(

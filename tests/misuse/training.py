@@ -8,7 +8,7 @@ import numpy as np
 import scvi
 import torch
 from lightning import Callback
-from misuse.table import Gives, Raises, Row
+from misuse.table import Gives, Raises, Row, Warns
 
 import sagefm
 
@@ -91,6 +91,14 @@ def diverged_later(w) -> bool:
     return True
 
 
+def three_sections(w) -> bool:
+    folder = w.folder()
+    for name in "ABC":
+        w.section().write_h5ad(folder / f"{name}.h5ad")
+    data = sagefm.pretraining.CorpusDataModule(sagefm.pretraining.Corpus(folder), validation_size=0.1)
+    return (data.n_spots, data.n_validation) == (128, 64)
+
+
 def same_seed(w) -> bool:
     first, second = (train(w).get_latent_representation(key_added=None) for _ in range(2))
     return np.array_equal(first, second)
@@ -158,6 +166,11 @@ ROWS = [
         "so much held out that no spot is left to train on",
         lambda w: train(w, train_size=0.05),
         Raises(ValueError, "None of the 64 spots is left to train on.*train_size=1"),
+    ),
+    Row(
+        "a tenth of a corpus of three equal sections for validation",
+        three_sections,
+        Warns("0.33 instead of 0.1 for validation; 0.67 are left for training", "one section is held out"),
     ),
     Row("the same seed twice", same_seed, Gives("exactly the same embedding")),
     Row("one thread and two threads", other_threads, Gives("the same embedding within 0.001")),

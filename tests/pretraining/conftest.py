@@ -47,9 +47,9 @@ def corpus(corpus_folder: Path) -> Corpus:
 
 @pytest.fixture
 def fit(corpus: Corpus) -> Callable[..., tuple[sagefm.SAGEFM, dict[str, torch.Tensor]]]:
-    """Train a small model, with dropout, on the corpus; return it and a copy of its weights."""
+    """Train a small model, with dropout, on a corpus; return it and a copy of its weights."""
 
-    def train(data: dict | None = None, seed: int = 0, **kwargs):
+    def train(data: dict | None = None, seed: int = 0, corpus: Corpus = corpus, **kwargs):
         scvi.settings.seed = seed
         model = sagefm.SAGEFM(registry=corpus.registry, n_hidden=16, n_latent=4)
         datamodule = CorpusDataModule(

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import warnings
 
 import pytest
 import torch
@@ -69,6 +70,25 @@ def test_random_split_covers_all_sections_once(corpus):
     data = CorpusDataModule(corpus, validation_size=0.2, test_size=0.2, seed=1)
     parts = [*data.train_sections, *data.validation_sections, *data.test_sections]
     assert sorted(parts) == list(range(6)) and len(data.validation_sections) and len(data.test_sections)
+
+
+def test_shares_that_whole_sections_cannot_meet_are_warned_about(corpus):
+    table = corpus.table[["sample", "path"]].assign(patient=["A", "A", "A", "B", "B", "B"])
+    three = Corpus(table[:3])
+    assert three.sizes.tolist() == [40, 48, 56]
+    expected = "of the spots: 0.28 instead of 0.1 for validation; 0.72 are left for training"
+    with pytest.warns(UserWarning, match=f"^Whole sections do not add up .*{expected}"):
+        data = CorpusDataModule(three)
+    assert list(data.validation_sections) == [0]
+    with pytest.warns(UserWarning, match="^Whole groups of 'patient' do not .*: 0.44 instead of 0.1 .* 0.56 are left"):
+        CorpusDataModule(Corpus(table), group_key="patient")
+    with pytest.warns(UserWarning, match="0.44 instead of 0.3 for validation and 0 instead of 0.3 for test;"):
+        CorpusDataModule(Corpus(table), group_key="patient", validation_size=0.3, test_size=0.3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        CorpusDataModule(three, validation_size=0.2)
+        CorpusDataModule(three, validation_size=0)
+        CorpusDataModule(corpus)
 
 
 def test_every_epoch_is_trained_without_validation_sections(fit):

@@ -1,7 +1,9 @@
 """`sagefm embed`: embed sections one by one, in this process or on a Dask cluster."""
 
+import json
 import os
 from collections.abc import Iterable, Iterator
+from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,6 +12,7 @@ import h5py
 import numpy as np
 from rich.console import Console
 
+from sagefm import __version__
 from sagefm._errors import SECTION_ERRORS
 from sagefm.cli._output import say
 from sagefm.data import SetupKeys, checked_totals, checksum_of, graph_of, read_section, read_whole, section_spots
@@ -67,7 +70,7 @@ def _on_dask(address: str, jobs: list[tuple]) -> Iterator[Outcome]:
 def embed_section(folder: str, path: Path, target: Path, keys: SetupKeys, key_added: str) -> Outcome:
     """Write the section with its embedding, unless that is done; errors of the section are not raised."""
     try:
-        about = {"weights_sha256": read_card(Path(folder))["sha256"], "section_sha256": checksum_of(path)}
+        about = _about(folder, path, keys)
         if _is_done(target, about, key_added):
             return Outcome(str(path), "done before", str(target))
         latent = _embed(_model(folder), path, keys)
@@ -83,6 +86,12 @@ def embed_section(folder: str, path: Path, target: Path, keys: SetupKeys, key_ad
     except SECTION_ERRORS as error:
         return Outcome(str(path), "failed", f"{type(error).__name__}: {error}")
     return Outcome(str(path), "embedded", str(target))
+
+
+def _about(folder: str, path: Path, keys: SetupKeys) -> dict[str, str]:
+    """Return what an embedding depends on: the weights, the file of the section, the setup keys and the version."""
+    checksums = {"weights_sha256": read_card(Path(folder))["sha256"], "section_sha256": checksum_of(path)}
+    return checksums | {"setup": json.dumps(asdict(keys)), "version": __version__}
 
 
 def _is_done(target: Path, about: dict[str, str], key_added: str) -> bool:

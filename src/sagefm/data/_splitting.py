@@ -9,22 +9,26 @@ import torch
 from scvi import settings
 from scvi.dataloaders import DataSplitter
 
+from sagefm._logging import logger
 from sagefm.data._batches import NeighborhoodDataset
 from sagefm.data._graph import compact_blocks, spots_adjacent_to
 from sagefm.data._normalization import Normalization
 from sagefm.data._spots import Spots
 
 SEVERAL_SECTIONS = 3  # with fewer, none is held out as a whole
+TOLERANCE = 0.1  # share of all spots by which held-out sections may exceed the requested share
 MAX_BLOCKS, MIN_BLOCK = 3, 50  # the spots around many small blocks would be most of a small section
 
 
 class SectionSplitter(DataSplitter):
     """Data splitter of scvi-tools that keeps neighbours together.
 
-    With three sections or more, whole sections are held out. With one or two, up to three compact blocks of each are,
-    and the spots that have a held-out spot among their neighbours are left out of training as well: no count of a
-    validation spot is ever an input or a target of a training step. The left-out spots belong to no set. Only the
-    section's mean and scale of each gene, by which the input is standardised, are estimated from all its spots.
+    With three or more sections, whole sections are held out if some of them add up to about the requested share: to
+    at least half of it, and to at most 10 % of all spots more. Otherwise, up to three compact blocks of each section
+    are held out, and the spots that have a held-out spot among their neighbours are left out of training as well: no
+    count of a validation spot is ever an input or a target of a training step. The left-out spots belong to no set;
+    if they are more than 10 % of all spots, the log gives the share that is trained on. Only the section's mean and
+    scale of each gene, by which the input is standardised, are estimated from all its spots.
 
     Parameters
     ----------
@@ -52,7 +56,7 @@ class SectionSplitter(DataSplitter):
         if external_indexing is None:
             external_indexing, test = _split(spots, _checked_shares(train_size, validation_size))
         super().__init__(NeighborhoodDataset(spots), external_indexing=external_indexing, **kwargs)
-        self.n_spots, self.n_validation = spots.n_obs, self.n_val
+        self.n_spots, self.n_validation, self.library_sizes = spots.n_obs, self.n_val, spots.library_sizes()
         if test is not None:
             # scvi-tools requires every spot in some set, but spots with a held-out neighbour must be in none.
             self.external_indexing[2] = test
@@ -85,6 +89,11 @@ def _split(spots: Spots, shares: tuple[float, float]) -> tuple[list[np.ndarray],
             f"None of the {spots.n_obs} spots is left to train on: all are held out or have a held-out spot among "
             "their neighbours. To train on every spot, without validation, pass `train_size=1`."
         )
+    if (n_left_out := spots.n_obs - len(training) - len(held_out)) > TOLERANCE * spots.n_obs:
+        logger.info(
+            f"Training on {len(training) / spots.n_obs:.0%} of the {spots.n_obs} spots: {len(held_out)} are held out, "
+            f"and {n_left_out} are left out because they have a held-out spot among their neighbours."
+        )
     return [training, validation, np.setdiff1d(np.arange(spots.n_obs), np.union1d(training, validation))], test
 
 
@@ -102,33 +111,58 @@ def _checked_shares(train_size: float | None, validation_size: float | None) -> 
 
 
 def held_out_spots(spots: Spots, shares: Sequence[float], rng: np.random.Generator) -> list[np.ndarray]:
-    """Return disjoint sets of positions, each of about its share of the spots."""
+    """Return disjoint sets of positions, each of about its share of the spots: whole sections if any fit, or blocks."""
     names, sizes = np.unique(spots.sections, return_counts=True)
     if len(names) >= SEVERAL_SECTIONS:
         groups = whole_groups(names, sizes, shares, rng)
-        return [np.flatnonzero(np.isin(spots.sections, held_out)) for held_out in groups]
+        sets = [np.flatnonzero(np.isin(spots.sections, held_out)) for held_out in groups]
+        if are_near(shares, [len(rows) / spots.n_obs for rows in sets]):
+            return sets
     blocks = [_blocks_of(spots, np.flatnonzero(spots.sections == name), shares, rng) for name in names]
     return [np.sort(np.concatenate(parts)) for parts in zip(*blocks, strict=True)]
+
+
+def are_near(requested: Sequence[float], found: Sequence[float]) -> bool:
+    """Whether each share is at least half of what was requested, and all together exceed it by no more than 10 %."""
+    rounding = 1e-9
+    enough = all(share >= least / 2 - rounding for share, least in zip(found, requested, strict=True))
+    return enough and sum(found) <= sum(requested) + TOLERANCE + rounding
 
 
 def whole_groups(
     groups: np.ndarray, sizes: np.ndarray, shares: Sequence[float], rng: np.random.Generator
 ) -> list[np.ndarray]:
-    """For each share, hold out groups in random order until they have enough spots; keep at least one group.
+    """For each share, hold out groups, in random order, until they have enough spots.
 
-    A group may appear several times in `groups`; its number of spots is the sum of its `sizes`.
+    A group may appear several times in `groups`; its number of spots is the sum of its `sizes`. Groups that would
+    exceed the share by far are passed over; if all would, the smallest is held out. At least one group is kept, and
+    one for each of the following shares if there are enough.
     """
     names, group_of = np.unique(groups, return_inverse=True)
     n_spots = np.bincount(group_of, weights=sizes)
-    order = rng.permutation(len(names))
-    start, held_out = 0, []
-    for share in shares:
-        n_needed = round(share * float(n_spots.sum()))
-        n_groups = int(np.searchsorted(np.cumsum(n_spots[order[start:]]), n_needed)) + 1 if n_needed else 0
-        stop = min(start + n_groups, len(names) - 1)
-        held_out.append(names[order[start:stop]])
-        start = stop
+    free, held_out = rng.permutation(len(names)), []
+    needed = [round(share * n_spots.sum()) for share in shares]
+    n_excess = round(TOLERANCE * n_spots.sum()) / max(np.count_nonzero(needed), 1)
+    for number, n_needed in enumerate(needed):
+        n_kept = 1 + int(np.count_nonzero(needed[number + 1 :]))
+        chosen = _near(n_needed, n_needed + n_excess, free, n_spots, n_kept)
+        held_out.append(names[chosen])
+        free = free[~np.isin(free, chosen)]
     return held_out
+
+
+def _near(n_needed: int, n_most: float, free: np.ndarray, n_spots: np.ndarray, n_kept: int) -> np.ndarray:
+    """Take groups from `free`, in order, until they have `n_needed` spots, never more than `n_most`; keep `n_kept`."""
+    chosen: list[int] = []
+    for group in free:
+        taken = n_spots[chosen].sum()
+        if taken >= n_needed or len(free) - len(chosen) <= n_kept:
+            break
+        if taken + n_spots[group] <= n_most:
+            chosen.append(group)
+    if n_needed and not chosen and len(free) > 1:
+        chosen = [free[n_spots[free].argmin()]]
+    return np.array(chosen, dtype=int)
 
 
 def _blocks_of(spots: Spots, rows: np.ndarray, shares: Sequence[float], rng: np.random.Generator) -> list[np.ndarray]:

@@ -33,6 +33,12 @@ class MaskedCenterPlan(TrainingPlan):
         # Fused: one pass over the weights instead of one for each of Adam's operations.
         return partial(optimizer_cls, lr=self.lr, eps=self.eps, weight_decay=self.weight_decay, fused=True)
 
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Let the data module refuse the checkpoint first: with other genes, its weights do not even fit."""
+        datamodule = self.trainer.datamodule
+        if (state := checkpoint.get(type(datamodule).__qualname__)) is not None:
+            datamodule.load_state_dict(state)
+
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run the module, and store the number of spots for :meth:`log`."""
         outputs = super().forward(*args, **kwargs)

@@ -1,6 +1,9 @@
 """A corpus: many sections on disk, indexed once and read one at a time."""
 
+import hashlib
+import json
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
@@ -157,6 +160,14 @@ class Corpus:
         depth, profile = self._target_depth, self._profile
         return make_registry(self.genes, target_depth=depth, profile=profile, keys=self._keys, n_obs=self.n_obs)
 
+    @property
+    def fingerprint(self) -> dict[str, dict[str, str]]:
+        """Checksums of `sections`, by name, each of the file, its graph and the setup keys, and of the `genes`."""
+        keys = asdict(self._keys)
+        read = [_digest([record.sha256, record.graph_kind, keys]) for record in self._records]
+        sections = dict(zip(self.table[SAMPLE], read, strict=True))
+        return {"sections": sections, "genes": {"names": _digest(self.genes.tolist())}}
+
     def require_genes(self, genes: pd.Index) -> None:
         """Raise unless a model's `genes` are those of the corpus, in the same order."""
         if not genes.equals(self.genes):
@@ -173,6 +184,10 @@ class Corpus:
             raise ValueError(f"{record.path} has changed since it was indexed; make the corpus again to index it.")
         adata = read_section(record.path, self._keys)
         return section_spots(adata, record.graph, self._keys, self.genes, normalization)
+
+
+def _digest(content: list) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def attempt(on_error: str, path: str | Path, function: Callable, *args: Any) -> Any:

@@ -1,6 +1,7 @@
 """A Lightning data module over a corpus: the same batches for any number of workers and devices, resumable."""
 
 import copy
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,13 +14,19 @@ from torch.utils.data import DataLoader
 
 from sagefm._errors import MissingKeyError
 from sagefm._logging import logger
-from sagefm.data import Normalization, Spots, gene_moments, normalization_of, whole_groups
+from sagefm.data import Normalization, Spots, are_near, gene_moments, normalization_of, whole_groups
 from sagefm.pretraining._batches import SEED_KEY, BatchOrder, CorpusBatches, ResumableLoader
 from sagefm.pretraining._corpus import Corpus
 from sagefm.pretraining._schedule import Schedule
+from sagefm.pretraining._table import SAMPLE
 
 _SPLITS = ("train", "validation", "test")
 _SPOTS_FOR_MOMENTS, _SECTIONS_TO_SAMPLE = 20_000, 64
+_OF_CORPUS = {  # what the checkpoint knows of the corpus, and what it means if it differs
+    "sections": "had other sections: they were added, removed, changed or reordered, or read with other keys",
+    "genes": "had other genes",
+    "split": "was split into training, validation and test sections in another way",
+}
 
 
 class CorpusDataModule(LightningDataModule):
@@ -43,11 +50,13 @@ class CorpusDataModule(LightningDataModule):
         Number of sections over which the spots of a shard are shuffled. Each worker holds one section more than that
         for each of its shards, however large the corpus is.
     n_shards
-        Number of shards, a multiple of devices times workers; devices times workers by default.
+        Number of shards, a multiple of devices times workers; devices times workers by default. A run can only be
+        resumed with the same number.
     num_workers
         Processes per device that read sections and make batches; with 0, the training process does.
     validation_size, test_size
-        Approximate share of the spots for validation and for testing, held out as whole sections or groups.
+        Approximate share of the spots for validation and for testing, held out as whole sections or groups. Those
+        that would exceed the share by far are passed over; a warning gives the real shares if they are far off.
     group_key
         Column of `corpus.table`, such as `patient`; the split keeps sections with the same value together.
     split_key
@@ -108,8 +117,8 @@ class CorpusDataModule(LightningDataModule):
             if getattr(self, name) < least:
                 raise ValueError(f"{name}={getattr(self, name)!r} must be at least {least}.")
         shares = (validation_size, test_size)
-        split = _named_split(corpus, split_key) if split_key else _random_split(corpus, group_key, shares, self.seed)
-        parts = [np.flatnonzero(split == name) for name in _SPLITS]
+        named = _named_split(corpus, split_key) if split_key else _random_split(corpus, group_key, shares, self.seed)
+        self._split, parts = named, [np.flatnonzero(named == name) for name in _SPLITS]
         self.train_sections, self.validation_sections, self.test_sections = parts
         if not len(self.train_sections):
             raise ValueError(f"None of the {len(corpus)} sections is left to train on; hold out fewer of them.")
@@ -151,21 +160,28 @@ class CorpusDataModule(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader:
         """Return the training batches of this device, starting from the batch that training has reached."""
-        trainer, n_sections = self._attached(), len(self.train_sections)
-        n_workers = self.num_workers
-        most_workers = max(n_sections // trainer.world_size, 1)
-        if self.n_shards is None and n_workers > most_workers:
-            logger.info(f"Using {most_workers} of {n_workers} workers: each needs at least one training section.")
-            n_workers = most_workers
-        n_readers = trainer.world_size * max(n_workers, 1)
-        n_shards = n_readers if self.n_shards is None else self.n_shards
+        n_sections, n_workers, n_shards = len(self.train_sections), self._n_workers, self._resolved_n_shards
+        if n_workers < self.num_workers:
+            logger.info(f"Using {n_workers} of {self.num_workers} workers: each needs at least one training section.")
+        n_readers = self._attached().world_size * max(n_workers, 1)
         if n_shards % n_readers or not 0 < n_shards <= n_sections:
             raise ValueError(
                 f"n_shards={n_shards} is not possible: expected a multiple of devices times workers ({n_readers}) that "
                 f"is at most the number of training sections ({n_sections}). Change `n_shards` or `num_workers`."
             )
-        progress = trainer.fit_loop.epoch_loop.batch_progress
+        progress = self._attached().fit_loop.epoch_loop.batch_progress
         return self._loader(self.train_sections, n_shards, self.buffer_size, n_workers, progress)
+
+    @property
+    def _n_workers(self) -> int:
+        """Number of workers of each device; without `n_shards`, no more than have a section to read."""
+        if self.n_shards is not None:
+            return self.num_workers
+        return min(self.num_workers, max(len(self.train_sections) // self._attached().world_size, 1))
+
+    @property
+    def _resolved_n_shards(self) -> int:
+        return self._attached().world_size * max(self._n_workers, 1) if self.n_shards is None else self.n_shards
 
     def val_dataloader(self) -> DataLoader | list:
         """Return the validation batches of this device, the same in every epoch."""
@@ -174,15 +190,19 @@ class CorpusDataModule(LightningDataModule):
         return self._loader(self.validation_sections, 1, 1, min(self.num_workers, 1))
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what determines the order of the batches, for the checkpoint."""
+        """Return what determines the batches, for the checkpoint."""
         order = {name: getattr(self, name) for name in ("batch_size", "buffer_size", "seed")}
-        return order | {"devices": self._attached().world_size}
+        order |= {"devices": self._attached().world_size, "n_shards": self._resolved_n_shards}
+        split = dict(zip(self.corpus.table[SAMPLE], self._split.tolist(), strict=True))
+        return order | self.corpus.fingerprint | {"split": split}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Raise if a resumed run would continue with other batches."""
         now = self.state_dict()
         for name, before in state_dict.items():
-            if now[name] != before:
+            if name in _OF_CORPUS:
+                _refuse_another_corpus(name, before, now[name])
+            elif now[name] != before:
                 raise ValueError(
                     f"The run to resume had {name}={before}, this one has {now[name]}: it would continue with other "
                     f"batches. Resume with {name}={before}, or start a new run."
@@ -217,6 +237,18 @@ class CorpusDataModule(LightningDataModule):
         )
 
 
+def _refuse_another_corpus(name: str, before: dict[str, str], now: dict[str, str]) -> None:
+    """Raise unless what the checkpoint knows of each section, or of the genes, is the same and in the same order."""
+    if list(before.items()) == list(now.items()):
+        return
+    differing = sorted(key for key in {*before, *now} if before.get(key) != now.get(key))
+    examples = f" (for example {differing[0]!r}; {len(differing)} in total)" if differing and name != "genes" else ""
+    raise ValueError(
+        f"The corpus of the run to resume {_OF_CORPUS[name]}{examples}. This run would continue with other batches. "
+        "Resume with the same files and options, or start a new run."
+    )
+
+
 def _column(corpus: Corpus, key: str) -> np.ndarray:
     if key not in corpus.table:
         raise MissingKeyError(f"{key!r} is not a column of the table of sections; found {list(corpus.table)}.")
@@ -237,5 +269,20 @@ def _random_split(corpus: Corpus, group_key: str | None, shares: tuple[float, fl
     if min(shares) < 0 or sum(shares) >= 1:
         raise ValueError(f"validation_size and test_size are {shares}; expected at least 0 each, together below 1.")
     groups = np.arange(len(corpus)) if group_key is None else _column(corpus, group_key)
-    validation, test = whole_groups(groups, corpus.sizes, shares, np.random.default_rng(seed))
-    return np.select([np.isin(groups, validation), np.isin(groups, test)], ["validation", "test"], default="train")
+    parts = whole_groups(groups, corpus.sizes, shares, np.random.default_rng(seed))
+    held_out = [np.isin(groups, part) for part in parts]
+    found = [float(corpus.sizes[part].sum() / corpus.n_obs) for part in held_out]
+    if not are_near(shares, found):
+        _warn_of_shares("sections" if group_key is None else f"groups of {group_key!r}", shares, found)
+    return np.select(held_out, ["validation", "test"], default="train")
+
+
+def _warn_of_shares(groups: str, requested: tuple[float, float], found: list[float]) -> None:
+    shares = zip(_SPLITS[1:], requested, found, strict=True)
+    held_out = " and ".join(f"{real:.2g} instead of {share:.2g} for {name}" for name, share, real in shares if share)
+    warnings.warn(
+        f"Whole {groups} do not add up to the requested shares of the spots: {held_out}; {1 - sum(found):.2g} are left "
+        "for training. Request other shares, add sections, or choose the split of each section with `split_key`.",
+        UserWarning,
+        stacklevel=4,
+    )
