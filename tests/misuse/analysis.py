@@ -1,8 +1,14 @@
 """Rows about perturbation, tools and pre-training."""
 
+import warnings
+
+import anndata as ad
+import matplotlib.pyplot as plt
+import mudata
 import numpy as np
 import pandas as pd
-from misuse.table import Gives, Raises, Row, Warns
+import scipy.sparse as sp
+from misuse.table import SAME, Gives, Raises, Row, Warns
 
 import sagefm
 
@@ -40,6 +46,73 @@ def some_missing(w) -> bool:
     section.obsm["X_sagefm"][:5] = np.nan
     sagefm.tl.domains(section, 2, smooth=0)
     return section.obs["domain"].isna().sum() == 5 and section.obs["domain"].notna().sum() == 59
+
+
+def nullable_representation(w) -> bool:
+    section = embedded(w)
+    section.obsm["X_sagefm"] = pd.DataFrame(section.obsm["X_sagefm"], section.obs_names).astype("Float64")
+    section.obsm["X_sagefm"].iloc[0, 0] = pd.NA
+    sagefm.tl.domains(section, 2, smooth=0)
+    return section.obs["domain"].isna().tolist() == [True] + [False] * 63
+
+
+def n_drawn(section) -> int:
+    axes = sagefm.pl.domains(section, "annotation")
+    plt.close(axes[0, 0].figure)
+    return len(axes[0, 0].collections[0].get_paths())
+
+
+def map_without_coordinates(w) -> bool:
+    section = w.section()
+    section.obsm["spatial"] = section.obsm["spatial"].astype(float)
+    section.obsm["spatial"][:5] = np.nan
+    return n_drawn(section) == 59
+
+
+def map_of_sparse_coordinates(w) -> bool:
+    section = w.section()
+    section.obsm["spatial"] = sp.csr_matrix(section.obsm["spatial"])
+    return n_drawn(section) == 64
+
+
+def written(w, section) -> bool:
+    folder = w.folder()
+    section.write_h5ad(folder / "a.h5ad")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Writing zarr v2")
+        section.write_zarr(folder / "a.zarr")
+    return ad.read_zarr(folder / "a.zarr").n_obs == ad.read_h5ad(folder / "a.h5ad").n_obs == section.n_obs
+
+
+def annotated(w, names: list, unlabelled=None) -> sagefm.tl.AnnotationReport:
+    section = embedded(w, kind=pd.Series([unlabelled, *names * 31, unlabelled], w.section().obs_names, dtype=object))
+    report = sagefm.tl.annotate(section, "kind")
+    del section.obs["kind"]
+    assert written(w, section) and set(report.per_class.index) == set(map(str, names))
+    return report
+
+
+PAIRS = pd.DataFrame({"ligand": ["LIG1", "LIG1"], "receptor": ["TGT1", "GENE0001"]})
+
+
+def screen(w, pairs: pd.DataFrame, section=None, **kwargs) -> pd.DataFrame:
+    section = w.section() if section is None else section
+    return sagefm.tl.ligand_receptor_screen(w.model, pairs, adata=section, n_controls=0, **kwargs)
+
+
+def screen_of_anything(w) -> bool:
+    columns = {"none": [None, "a"], "lists": [["a"], []], "mixed": ["a", 1], 7: [1, 2], "a/b": [1.5, 2]}
+    more = pd.DataFrame(columns).assign(text=pd.array(["a", pd.NA], dtype="string"))
+    section = w.section()
+    table = screen(w, PAIRS.join(more), section)
+    return table[list(more)].equals(more) and written(w, section)
+
+
+def screen_without_counts(w) -> bool:
+    section = w.section()
+    section.X = section.X.toarray() * (section.var_names != "TGT1")
+    table = screen(w, PAIRS, section)
+    return table["scaled_effect"].isna().tolist() == [True, False] and table["reason"][0] == "no counts of TGT1"
 
 
 def corpus(w, **kwargs):
@@ -193,6 +266,42 @@ ROWS = [
         Raises(ValueError, "method='dbscan' is not known"),
     ),
     Row(
+        "a representation in a `DataFrame` of `Float64` with `pd.NA`",
+        nullable_representation,
+        Gives("a spot with a missing value has no domain"),
+    ),
+    Row(
+        "tools and a MuData",
+        lambda w: sagefm.tl.domains(mudata.MuData({"rna": embedded(w)}), 3),
+        Raises(ValueError, r"a MuData with the modalities .*'rna'.*. Pass one modality, for example `mdata\['rna'\]`"),
+    ),
+    Row(
+        "`n_domains` of 3.0",
+        lambda w: sagefm.tl.domains(section := embedded(w), 3.0) or section.obs["domain"].nunique() == 3,
+        Gives("three domains"),
+    ),
+    Row(
+        "`n_domains` of 2.5",
+        lambda w: sagefm.tl.domains(embedded(w), 2.5),
+        Raises(ValueError, "n_domains=2.5 must be a whole number, or several"),
+    ),
+    Row(
+        "a map of spots some of which have coordinates of NaN",
+        map_without_coordinates,
+        Gives("these spots are not drawn"),
+    ),
+    Row("a map of spots with sparse coordinates", map_of_sparse_coordinates, SAME),
+    Row(
+        "classes named `B/T cells`, `.` or with numbers, lists and other alphabets",
+        lambda w: all(annotated(w, names) for names in (["B/T cells", "肿瘤"], [".", "_index"], [1, "b"], [["a"], []])),
+        Gives("the AnnData can be written to h5ad and zarr; the report has the names as text"),
+    ),
+    Row(
+        "an empty text as the label of unlabelled spots",
+        lambda w: len(annotated(w, ["a", "b"], unlabelled="").predictions) == 62,
+        Gives("the spots are unlabelled, and are predicted"),
+    ),
+    Row(
         "annotation with one class",
         lambda w: sagefm.tl.annotate(embedded(w, kind="a"), "kind"),
         Raises(ValueError, "has 1 class.*at least two"),
@@ -211,6 +320,33 @@ ROWS = [
         "a section embedding by `statistics` unknown",
         lambda w: sagefm.tl.section_embedding(embedded(w, slide="S1"), sample_key="slide", statistics=["max"]),
         Raises(ValueError, "must be one or both of 'mean' and 'std'"),
+    ),
+    Row(
+        '`statistics="mean"` as plain text',
+        lambda w: (
+            sagefm.tl.section_embedding(embedded(w, slide="S1"), sample_key="slide", statistics="mean").shape == (1, 4)
+        ),
+        Gives('the same as `["mean"]`'),
+    ),
+    Row(
+        "a screen of a table with None, lists, mixed types, `string` with NA, and names that are numbers or have a `/`",
+        screen_of_anything,
+        Gives("the table is whole; the AnnData can be written, with text in `uns`"),
+    ),
+    Row(
+        "a screen of pairs whose ligand or receptor has no counts in the section",
+        screen_without_counts,
+        Gives("the effects are NaN; the log counts these pairs, and the column `reason` names the gene"),
+    ),
+    Row(
+        "a screen of a table with several resources, `resource_name`",
+        lambda w: len(screen(w, PAIRS.assign(resource=["a", "b"]), resource_name="b")) == 1,
+        Gives("the pairs of this resource; without `resource_name` all pairs, and a hint in the log"),
+    ),
+    Row(
+        "a screen by an unknown `resource_name`",
+        lambda w: screen(w, PAIRS.assign(resource=["a", "b"]), resource_name="c"),
+        Raises(ValueError, "resource_name='c' is not known; it is one of 'a', 'b'"),
     ),
     Row(
         "a screen of pairs with genes that are not in the model",
