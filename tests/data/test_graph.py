@@ -196,7 +196,7 @@ def test_a_deformed_grid_gets_the_graph_of_the_other_sections(recwarn, caplog):
     with caplog.at_level(logging.INFO, "sagefm"):
         setup(three_sections(deformed(39)), sample_key="sample")
     assert "square grid, 2 rings (3 sections);" in caplog.text
-    assert not [warning for warning in recwarn if "sections" in str(warning.message)]
+    assert not [warning for warning in recwarn if "grid" in str(warning.message)]
 
 
 @pytest.mark.parametrize(
@@ -217,7 +217,7 @@ def test_sections_of_one_real_array_type_get_one_kind_of_graph(real_section, rec
     with caplog.at_level(logging.INFO, "sagefm"):
         setup(hearts, sample_key="sample_id")
     assert "square grid, 2 rings (3 sections);" in caplog.text
-    assert not [warning for warning in recwarn if "sections" in str(warning.message)]
+    assert not [warning for warning in recwarn if "grid" in str(warning.message)]
 
 
 def test_the_kind_of_graph_is_kept_by_a_model_and_its_file(adata, tmp_path):

@@ -38,7 +38,7 @@ def warned(adata: ad.AnnData, **kwargs: object) -> list[str]:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         setup(adata, **kwargs)
-    return [str(w.message) for w in caught if "sections" in str(w.message) or "tissue" in str(w.message)]
+    return [str(w.message) for w in caught if "neighbour" in str(w.message)]
 
 
 @pytest.mark.parametrize(
@@ -121,6 +121,9 @@ def test_libraries_in_uns_name_the_column_that_holds_them():
     adata.uns["spatial"] = {"s0": {}, "s1": {}, "s2": {}}
     (message,) = warned(adata)
     assert message.startswith("uns['spatial'] has 3 libraries (for example 's0' and 's1'), but no column of obs")
+    adata.obs["empty"] = pd.Series(np.nan, adata.obs_names, dtype=object)
+    del adata.obsp["spatial_connectivities"]
+    assert warned(adata) == [message]
     adata.obs["origin"] = sections_of(adata)
     adata.obsm["spatial"] += np.random.default_rng(0).normal(0, 40, adata.obsm["spatial"].shape)  # no lattice in any
     del adata.obsp["spatial_connectivities"]

@@ -9,6 +9,7 @@ import scipy.sparse as sp
 from anndata import AnnData
 
 from sagefm._errors import MissingKeyError
+from sagefm.data._selection import data_frame
 
 _STACK = ["x", "y", "z"]
 
@@ -68,7 +69,7 @@ def row_axis(adata: AnnData, spatial_key: str, coordinates: np.ndarray) -> int |
     if isinstance(stored, pd.DataFrame):
         axes = [axis for axis, name in enumerate(stored.columns) if "row" in str(name).lower()]
     elif "array_row" in adata.obs:
-        rows = pd.to_numeric(adata.obs["array_row"], errors="coerce").to_numpy(dtype=float)
+        rows = pd.to_numeric(data_frame(adata.obs)["array_row"], errors="coerce").to_numpy(dtype=float)
         axes = [axis for axis in range(coordinates.shape[1]) if np.array_equal(coordinates[:, axis], rows)]
     else:
         axes = []

@@ -81,7 +81,7 @@ def _libraries(adata: AnnData) -> list[str]:
 
 def _columns_with(adata: AnnData, libraries: list[str]) -> list[object]:
     """Return the columns of `obs` whose values are names of libraries."""
-    texts = data_frame(adata.obs).select_dtypes(["object", "string", "category"])
+    texts = data_frame(adata.obs).select_dtypes(["object", "string", "category"]).dropna(axis=1, how="all")
     return [name for name in texts if libraries and texts[name].dropna().astype(str).isin(libraries).all()]
 
 
