@@ -6,9 +6,11 @@ from pathlib import Path
 import anndata
 import matplotlib.image
 import numpy as np
+import pandas as pd
 import pytest
 
 import sagefm
+from sagefm.cli._demo_report import are_categories
 from sagefm.weights import packaged_weights, read_card
 
 SHORT = ["--max-epochs", "2"]
@@ -56,7 +58,7 @@ def test_other_packages_are_silent(demo, section, tmp_path):
 
 
 def test_two_runs_give_the_same_results(demo, section, tmp_path):
-    first, second = (demo(section, tmp_path).output.split("Masked genes")[1] for _ in range(2))
+    first, second = (demo(section, tmp_path).output.split("genes masked at random")[1] for _ in range(2))
     assert first == second
 
 
@@ -92,7 +94,7 @@ def test_without_annotation_domains_are_not_compared(demo, section, tmp_path):
     del section.obs["annotation"]
     result = demo(section, tmp_path, "--n-domains", "3")
     assert result.exit_code == 0, result.output
-    assert "no annotation to compare them with" in result.output
+    assert "no categories to compare them with" in result.output
     assert "ARI" not in result.output
     written = anndata.read_h5ad(tmp_path / "out" / "section.h5ad")
     assert list(written.obs["sagefm_domain"].cat.categories) == ["1", "2", "3"]
@@ -112,6 +114,99 @@ def test_several_sections_and_a_layer(demo, tissue, tmp_path):
     result = demo(tissue, tmp_path, "--sample-key", "sample", "--layer", "counts")
     assert result.exit_code == 0, result.output
     assert "(2 sections)" in result.output
+
+
+def test_sections_may_be_numbered():
+    assert are_categories(pd.Series(np.arange(40).repeat(5)))
+    assert not are_categories(pd.Series(np.arange(40).repeat(5)), max_numbers=30)
+
+
+def test_only_held_out_spots_are_scored(demo, section, tmp_path, monkeypatch):
+    """Both models are scored in the same spots, for the same genes, and the table says how many."""
+    section = sagefm.datasets.simulated_tissue(10, 10, n_genes=1800)
+    known = read_card(packaged_weights()["human-mini"])["genes"][:1750]
+    section.var_names = [*known, *(f"NEW{i}" for i in range(50))]
+    calls, drawn = [], []
+    score, draw = sagefm.SAGEFM.get_masked_recovery, sagefm.pl.recovery
+
+    def recorded(model, **options):
+        calls.append((model, options, score(model, **options)))
+        return calls[-1][2]
+
+    monkeypatch.setattr(sagefm.SAGEFM, "get_masked_recovery", recorded)
+    monkeypatch.setattr("sagefm.cli._demo_report.pl.recovery", lambda table: drawn.append(table) or draw(table))
+    result = demo(section, tmp_path)
+    assert result.exit_code == 0, result.output
+    (trained, first, table), (_, second, zero_shot) = calls
+    assert first["indices"].tolist() == second["indices"].tolist() == sorted(trained.validation_indices)
+    assert table.attrs["spots"] == "held out" and first["n_masks"] == second["n_masks"] == 3
+    n_spots = len(trained.validation_indices)
+    assert 0 < n_spots < section.n_obs / 2
+    assert len(table) == 1800 and len(zero_shot) == 1750
+    assert drawn[0].index.tolist() == section.var_names[:1750].tolist()
+    n_genes = drawn[0]["r"].notna().sum()
+    assert f"{n_genes:,} genes masked at random in {n_spots} held-out spots" in result.output
+    assert f"truth in {n_spots} held-out spots" in result.output
+    assert "In so few spots scores vary by chance" in result.output
+    cells = next(line.split("  ") for line in result.output.splitlines() if line.strip().startswith("noise ceiling"))
+    r_max = drawn[0].dropna(subset="r").nlargest(500, "mean_expression")["r_max"].mean()
+    assert f"{r_max:.3f}" in [cell.strip() for cell in cells]
+
+
+def test_counts_that_are_not_whole_have_no_noise_ceiling(demo, section, tmp_path):
+    section.X = section.X * 1.5
+    result = demo(section, tmp_path)
+    assert result.exit_code == 0, result.output
+    assert "noise ceiling" not in result.output and "nan" not in result.output
+
+
+def measured(section):
+    section.obs["annotation"] = np.random.default_rng(0).normal(size=section.n_obs)
+
+
+def numbered(section):
+    section.obs["annotation"] = np.arange(section.n_obs)
+
+
+def numbered_as_text(section):
+    section.obs["annotation"] = [f"{value:.4f}" for value in np.random.default_rng(0).normal(size=section.n_obs)]
+
+
+def counted(section):
+    section.obs["annotation"] = pd.array(np.arange(section.n_obs) // 3, dtype="Int64")
+
+
+def with_barcodes(section):
+    section.obs["annotation"] = section.obs_names
+
+
+@pytest.mark.parametrize("label", [measured, numbered, numbered_as_text, counted, with_barcodes])
+def test_labels_that_are_no_categories_are_not_the_truth(demo, section, tmp_path, label):
+    label(section)
+    result = demo(section, tmp_path)
+    assert result.exit_code == 0, result.output
+    n_values = section.obs["annotation"].nunique()
+    line = f"found {n_values} different values in {section.n_obs} spots. Domains are not compared with them."
+    assert f"Expected categories in obs['annotation']; {line}" in result.output
+    assert "7 domains" in result.output and "ARI" not in result.output
+
+
+def test_labels_may_be_a_few_whole_numbers_and_empty_text_is_missing(demo, section, tmp_path):
+    section.obs["annotation"] = section.obs["annotation"].cat.codes.astype(str).replace("0", "")
+    result = demo(section, tmp_path)
+    assert result.exit_code == 0, result.output
+    assert f"{section.obs['annotation'].nunique() - 1} domains: adjusted Rand index" in result.output
+
+
+def test_a_graph_is_enough(demo, section, tmp_path):
+    sagefm.SAGEFM.setup_anndata(section)
+    for key in [key for key in section.uns if key.startswith("_scvi")]:
+        del section.uns[key]
+    section.obsm.clear()
+    result = demo(section, tmp_path)
+    assert result.exit_code == 0, result.output
+    assert "No map of the domains, because there are no coordinates in obsm['spatial']" in result.output
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"section.h5ad", "recovery.png"}
 
 
 def test_warnings_of_sagefm_are_shown(demo, section, tmp_path):
@@ -137,6 +232,7 @@ def without_coordinates(adata):
         (None, ["--layer", "counts"], "layer='counts' is not in layers"),
         (None, ["--sample-key", "slide"], "sample_key='slide' is not a column of obs"),
         (None, ["--n-domains", "1000"], "cannot form 1000 domains"),
+        (measured, ["--sample-key", "annotation"], "Expected obs['annotation'] to name the section of each spot"),
     ],
 )
 def test_errors_in_the_input_end_in_one_line(demo, section, tmp_path, spoil, options, message, assert_one_line):

@@ -1,6 +1,6 @@
 """All groups of the table."""
 
-from misuse import analysis, arguments, counts, files, genes, graphs, training
+from misuse import analysis, arguments, commands, counts, files, genes, graphs, training
 
 GROUPS = {
     "Graphs": graphs.ROWS,
@@ -10,4 +10,5 @@ GROUPS = {
     "Training": training.ROWS,
     "Files": files.ROWS,
     "Perturbation, tools and pre-training": analysis.ROWS,
+    "`sagefm demo`": commands.ROWS,
 }

@@ -1,6 +1,7 @@
 """`sagefm demo`: load or simulate a section, train, embed, cluster, impute, report."""
 
 import time
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +19,17 @@ from sklearn.metrics import adjusted_rand_score
 
 from sagefm import tl
 from sagefm.cli._demo_packaged import show_packaged
-from sagefm.cli._demo_report import DOMAIN_KEY, report, truth_of, write
+from sagefm.cli._demo_report import DOMAIN_KEY, are_categories, report, truth_of, write
 from sagefm.cli._output import messages, quiet, say
 from sagefm.data import SetupKeys, log_scaled, neighbor_mean_operator, reading
 from sagefm.datasets import simulated_tissue
-from sagefm.model import SAGEFM, TOP, fisher_average
+from sagefm.model import SAGEFM, TOP, fisher_average, recovery_totals
 
 WEIGHTS = "human-mini"
 DEFAULT_N_DOMAINS = 7
 N_COMPONENTS = 20
 N_IMPUTED_GENES = 3
-MIN_SCORED = 50  # spots needed for a correlation
+N_MASKS = 3  # that do not overlap: nine entries in ten are scored, as held-out spots may be few
 TRAINED, ZERO_SHOT = "SAGEFM", f"{WEIGHTS}, zero-shot"
 SMOOTHED = {TRAINED: "SAGEFM latent, neighbourhood mean", ZERO_SHOT: f"{ZERO_SHOT}, neighbourhood mean"}
 SMOOTHED_PCA = "PCA of the smoothed counts"
@@ -49,7 +50,8 @@ def run(
     out.mkdir(parents=True, exist_ok=True)
     with quiet():
         adata = _load(source, seed, console)
-        truth = truth_of(adata)
+        _check_sections(adata, keys["sample_key"])
+        truth = truth_of(adata, console)
         with messages(console):
             SAGEFM.setup_anndata(adata, **keys)
             n_domains = _number_of_domains(adata, truth, n_domains)
@@ -57,20 +59,20 @@ def run(
             if source is not None:
                 models |= _pretrained(adata, keys, console)
         logged = _log_normalized(adata, keys["layer"], models[TRAINED].target_depth)
-        recoveries = _recoveries(models, seed)
-        recovery = recoveries["all"][TRAINED]
+        held_out = np.sort(models[TRAINED].validation_indices)
+        recoveries = _recoveries(models, held_out, seed)
         sections, graph = SetupKeys(**keys).sections(adata), SetupKeys(**keys).graph(adata)
         representations = {SMOOTHED[name]: model.get_latent_representation() for name, model in models.items()}
         representations[SMOOTHED_PCA] = _smoothed_pca(logged, graph)
         domains = _domains(representations, graph, truth, n_domains, seed)
         scores = {} if truth is None else {name: _score(found, truth) for name, found in domains.items()}
-        imputed = _imputed_genes(models[TRAINED], logged, recovery, sections)
+        imputed = _imputed_genes(models[TRAINED], logged, graph, sections, held_out)
         report(console, recoveries, imputed, scores, n_domains)
         if source is None:
             with messages(console):
                 show_packaged(adata, WEIGHTS, seed, console)
         adata.obs[DOMAIN_KEY] = domains[SMOOTHED[TRAINED]]
-        write(out, adata, recovery, domains, scores, sections, console)
+        write(out, adata, recoveries[TRAINED], domains, scores, truth, sections, console)
 
 
 # Load and train -------------------------------------------------------------------------------------------------------
@@ -84,6 +86,14 @@ def _load(source: Path | None, seed: int, console: Console) -> AnnData:
             adata, name = anndata.read_h5ad(source), source.name
     say(console, f"{name}: {adata.n_obs:,} spots, {adata.n_vars:,} genes.")
     return adata
+
+
+def _check_sections(adata: AnnData, sample_key: str | None) -> None:
+    if sample_key in adata.obs and not are_categories(adata.obs[sample_key]):
+        raise ValueError(
+            f"Expected obs[{sample_key!r}] to name the section of each spot; found {adata.obs[sample_key].nunique()} "
+            f"different values in {adata.n_obs} spots. Pass another column as --sample-key, or none for one section."
+        )
 
 
 def _number_of_domains(adata: AnnData, truth: pd.Series | None, requested: int | None) -> int:
@@ -166,26 +176,39 @@ def _score(domains: pd.Categorical, truth: pd.Series) -> float:
 # Impute ---------------------------------------------------------------------------------------------------------------
 
 
-def _recoveries(models: dict[str, SAGEFM], seed: int) -> dict[str, dict[str, pd.DataFrame]]:
-    """Return recovery tables by spots and model: all spots, and first the held-out ones if there are enough."""
-    recoveries = {}
-    held_out = np.sort(np.asarray(models[TRAINED].validation_indices))
-    if len(held_out) >= MIN_SCORED:
-        table = models[TRAINED].get_masked_recovery(indices=held_out, seed=seed)
-        recoveries[f"{len(held_out):,} held out"] = {TRAINED: table}
-    tables = {name: model.get_masked_recovery(indices="all", seed=seed) for name, model in models.items()}
-    return recoveries | {"all": tables}
+def _recoveries(models: dict[str, SAGEFM], held_out: np.ndarray, seed: int) -> dict[str, pd.DataFrame]:
+    """Return the recovery by each model of the genes that all of them know, in the held-out spots."""
+    tables = {
+        name: model.get_masked_recovery(indices=held_out, n_masks=N_MASKS, seed=seed) for name, model in models.items()
+    }
+    genes = reduce(lambda known, others: known[known.isin(others)], (table.index for table in tables.values()))
+    for name, table in tables.items():
+        tables[name] = table.loc[genes]
+        tables[name].attrs.update(recovery_totals(tables[name]))
+    return tables
 
 
-def _imputed_genes(model: SAGEFM, logged: sp.csr_matrix, recovery: pd.DataFrame, sections: np.ndarray) -> pd.Series:
-    """Mask some genes in every spot, and return the correlation of each with the truth within sections."""
-    # Chosen without the model: the genes that follow the tissue most closely.
-    top = recovery.nlargest(TOP, "mean_expression")["r_neighbors"].dropna()
-    genes = list(top.nlargest(N_IMPUTED_GENES).index)
-    predicted = model.impute_masked(genes=genes)
-    columns = model.genes.get_indexer(predicted.columns)
-    truth = pd.DataFrame(logged[:, columns].toarray(), predicted.index, predicted.columns)
+def _imputed_genes(
+    model: SAGEFM, logged: sp.csr_matrix, graph: sp.csr_matrix, sections: np.ndarray, held_out: np.ndarray
+) -> pd.Series:
+    """Mask some genes in every spot, and return the correlation of each with the truth in the held-out spots."""
+    others = np.setdiff1d(np.arange(len(sections)), held_out)
+    columns = _smoothest(logged, graph, sections, others)
+    predicted = model.impute_masked(genes=list(model.genes[columns]), indices=held_out).to_numpy()
+    r = _r_within(predicted, logged[held_out][:, columns].toarray(), sections[held_out])
+    return pd.Series(r, index=model.genes[columns])
+
+
+def _smoothest(logged: sp.csr_matrix, graph: sp.csr_matrix, sections: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Return the expressed genes that their means over the neighbours follow most closely in these rows."""
+    top = np.argsort(-np.asarray(logged.mean(axis=0)).ravel(), kind="stable")[:TOP]
+    means = neighbor_mean_operator(graph, with_self=False)[rows] @ logged[:, top]
+    r = _r_within(means.toarray(), logged[rows][:, top].toarray(), sections[rows])
+    return top[pd.Series(r).nlargest(N_IMPUTED_GENES).index]
+
+
+def _r_within(predicted: np.ndarray, truth: np.ndarray, sections: np.ndarray) -> np.ndarray:
+    """Return the correlation of each column, both (spots, genes), within sections."""
     spots = [sections == name for name in np.unique(sections)]
-    within = np.array([predicted[rows].corrwith(truth[rows]) for rows in spots])
-    r, _ = fisher_average(within, np.array([[rows.sum()] for rows in spots]))
-    return pd.Series(r, index=genes)
+    r = np.array([pd.DataFrame(predicted[rows]).corrwith(pd.DataFrame(truth[rows])) for rows in spots])
+    return fisher_average(r, np.array([[rows.sum()] for rows in spots]))[0]

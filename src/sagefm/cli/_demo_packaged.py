@@ -36,9 +36,9 @@ def show_packaged(tissue: AnnData, weights: str, seed: int, console: Console) ->
         console,
         "They know human genes, and not those of the simulated tissue, so this section is simulated from the weights: "
         f"{section.n_vars:,} genes on the same {section.n_obs:,} spots. Loaded and embedded in {seconds:.1f} s; mean "
-        f"r, top {TOP}, {totals[f'top{TOP}_r']:.3f} (mean of the neighbours {totals[f'top{TOP}_r_neighbors']:.3f}); "
-        f"{truth.nunique()} domains, ARI {ari:.3f}. This shows that they run, not how well they perform on tissue: for "
-        "that, pass a file of your own.",
+        f"r, top {TOP}, {totals[f'top{TOP}_r']:.3f} (mean of the neighbours {totals[f'top{TOP}_r_neighbors']:.3f}, "
+        f"noise ceiling {totals[f'top{TOP}_r_max']:.3f}); {truth.nunique()} domains, ARI {ari:.3f}. This shows that "
+        "they run, not how well they perform on tissue: for that, pass a file of your own.",
     )
 
 

@@ -5,7 +5,7 @@ from sagefm.model._effective_size import Autocorrelation, LagPairs, effective_si
 from sagefm.model._imputation import ModelMask
 from sagefm.model._noise_ceiling import noise_ceiling
 from sagefm.model._recovery import random_masks, section_scores
-from sagefm.model._recovery_table import TOP, Moments, SectionScores, recovery_table
+from sagefm.model._recovery_table import TOP, Moments, SectionScores, recovery_table, recovery_totals
 from sagefm.model._sagefm import SAGEFM
 from sagefm.model._statistics import combined_p, fisher_average, q_values
 from sagefm.model._training_record import make_record

@@ -98,7 +98,7 @@ def recovery_table(sections: Sequence[SectionScores], genes: pd.Index) -> pd.Dat
         "mean_expression": pooled.expression / pooled.n_spots,
     }
     table = pd.DataFrame(columns, index=genes)
-    table.attrs.update(_totals(table))
+    table.attrs.update(recovery_totals(table))
     return table
 
 
@@ -108,7 +108,8 @@ def _averaged(parts: Sequence[Moments]) -> np.ndarray:
     return np.stack([fisher_average(within, n)[0] for within in r])
 
 
-def _totals(table: pd.DataFrame) -> dict[str, float]:
+def recovery_totals(table: pd.DataFrame) -> dict[str, float]:
+    """Return the totals of a recovery table, or of some of its genes."""
     tested = table[table["r"].notna()]
     top = tested.nlargest(TOP, "mean_expression")
     recovered = (tested["q"] < 0.05) & (tested["r"] > 0)
