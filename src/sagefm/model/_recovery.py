@@ -51,13 +51,13 @@ class RecoveryMixin(SpotModel):
         Correlations within sections are averaged over sections by Fisher's :math:`z` transformation with weights
         :math:`n_s - 3`, for the :math:`n_s` masked entries of section :math:`s`. Their p-value is from Student's t
         distribution, with the effective number of entries in place of :math:`n_s`, since neighbouring spots are alike;
-        it follows from the autocorrelation of truth and prediction over the neighbour graph [1]_, [2]_. Sections are
-        combined by the weighted z-method. The pooled correlation is over the
+        it follows from the autocorrelation of truth and prediction over the neighbour graph (Clifford, Richardson and
+        Hemon 1989; Dutilleul 1993). Sections are combined by the weighted z-method. The pooled correlation is over the
         spots of all sections together, as in the SAGE-FM paper (arXiv:2601.15504).
 
         The noise ceiling is the correlation that a perfect prediction would have with the counts, which are noisy:
         counts are split into two random halves three times, and the correlation of the halves gives the reliability of
-        the whole by the Spearman-Brown formula, whose square root is the ceiling [3]_. It assumes that counts are
+        the whole by the Spearman-Brown formula, whose square root is the ceiling (Spearman 1910). It assumes that counts are
         Poisson given the expression; other technical noise would lower it.
 
         Parameters
@@ -120,11 +120,13 @@ class RecoveryMixin(SpotModel):
 
         References
         ----------
-        .. [1] Clifford, Richardson and Hemon (1989), Assessing the significance of the correlation between two spatial
-           processes, Biometrics 45.
-        .. [2] Dutilleul (1993), Modifying the t test for assessing the correlation between two spatial processes,
-           Biometrics 49.
-        .. [3] Spearman (1910), Correlation calculated from faulty data, British Journal of Psychology 3.
+        Clifford, Richardson and Hemon (1989), Assessing the significance of the correlation between two spatial
+        processes, Biometrics 45.
+
+        Dutilleul (1993), Modifying the t test for assessing the correlation between two spatial processes,
+        Biometrics 49.
+
+        Spearman (1910), Correlation calculated from faulty data, British Journal of Psychology 3.
 
         Examples
         --------

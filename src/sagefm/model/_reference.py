@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import numpy as np
 import scipy.sparse as sp
 from anndata import AnnData
+from scvi.data import AnnDataManager
 
 from sagefm.data import NEAREST_14, SetupKeys, match_genes, registry_with_genes
 from sagefm.data import gene_names as names_of
@@ -121,8 +122,8 @@ class ReferenceMixin(SpotModel):
         _delete_incomplete_graph(adata, keys)
         # Registered for the constants of its normalisation, then again with the genes of the checkpoint.
         cls.setup_anndata(adata, **vars(keys), graph="knn")
-        own = cls._get_most_recent_anndata_manager(adata, required=True).registry
-        registry = registry_with_genes(own, genes)
+        own = cast(AnnDataManager, cls._get_most_recent_anndata_manager(adata, required=True))
+        registry = registry_with_genes(own.registry, genes)
         cls.setup_anndata(adata, source_registry=registry, **vars(keys), graph="knn")
         architecture = {**cls.published_architecture(), "n_hidden": tuple(widths[1:-1]), "n_latent": widths[-1]}
         return load_trained(cls(adata, **architecture), module_state(weights))
