@@ -57,8 +57,8 @@ class RecoveryMixin(SpotModel):
 
         The noise ceiling is the correlation that a perfect prediction would have with the counts, which are noisy:
         counts are split into two random halves three times, and the correlation of the halves gives the reliability of
-        the whole by the Spearman-Brown formula, whose square root is the ceiling (Spearman 1910). It assumes that counts are
-        Poisson given the expression; other technical noise would lower it.
+        the whole by the Spearman-Brown formula, whose square root is the ceiling (Spearman 1910). It assumes that
+        counts are Poisson given the expression; other technical noise would lower it.
 
         Parameters
         ----------
