@@ -153,6 +153,15 @@ def other_genes(w) -> None:
 GROUPS = ["a"] * 32 + ["b"] * 32
 
 ROWS = [
+    *[
+        Row(f"a key with a slash for the results of `{name}`", use, Raises(ValueError, "a/b.* contains '/'"))
+        for name, use in {
+            "get_latent_representation": lambda w: w.model.get_latent_representation(w.section(), key_added="a/b"),
+            "impute_masked": lambda w: w.model.impute_masked(w.section(), genes=["LIG1"], layer_added="a/b"),
+            "tl.domains": lambda w: sagefm.tl.domains(embedded(w), 2, key_added="a/b"),
+            "tl.annotate": lambda w: sagefm.tl.annotate(embedded(w), "annotation", key_added="a/b"),
+        }.items()
+    ],
     Row(
         "an unknown source",
         lambda w: perturb(w, ["LIG7"]),

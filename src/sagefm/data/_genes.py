@@ -78,8 +78,9 @@ def match_genes(model_genes: pd.Index, section_genes: pd.Index) -> np.ndarray:
     if coverage < MIN_COVERAGE:
         raise ValueError(
             f"The section has {int((columns >= 0).sum())} of the model's {len(model_genes)} genes ({coverage:.1%}); at "
-            f"least {MIN_COVERAGE:.0%} are needed. The model's genes look like {list(model_genes[:3])}, the section's "
-            f"like {list(section_genes[:3])}. {_hint(model_genes, section_genes)}"
+            f"least {MIN_COVERAGE:.0%} are needed. Of the section's own {len(section_genes)} genes, the model knows "
+            f"{section_genes.isin(model_genes).mean():.0%}. The model's genes look like {list(model_genes[:3])}, the "
+            f"section's like {list(section_genes[:3])}. {_hint(model_genes, section_genes)}"
         )
     return columns
 
@@ -90,7 +91,7 @@ def _hint(model_genes: pd.Index, section_genes: pd.Index) -> str:
         n_more = int((section_genes.map(remove).isin(model_genes.map(remove)) & ~known).sum())
         if n_more >= max(len(section_genes) / 4, 1):
             return f"Many names match except for {difference}."
-    if known.sum() > len(section_genes) / 2:
+    if known.mean() > 0.25:
         return "The names match, but the panel is small: train a model on the section itself, `SAGEFM(adata)`."
     return "If a column of var holds the gene names, pass it as `gene_symbols`."
 

@@ -50,6 +50,14 @@ def obs_column(adata: AnnData, key: Hashable, argument: str) -> pd.Series:
     return obs[key]
 
 
+def refuse_unwritable_key(key: str | None, argument: str) -> None:
+    """Raise for a key under which results could not be read back from a file of AnnData."""
+    if key is not None and "/" in key:
+        raise ValueError(
+            f"{argument}={key!r} contains '/', which separates groups in the files of AnnData; use another character."
+        )
+
+
 def data_frame(table: Any) -> pd.DataFrame:
     """Return `obs` or `var` as a DataFrame, which it is unless the AnnData was read lazily."""
     return table if isinstance(table, pd.DataFrame) else table.to_memory()

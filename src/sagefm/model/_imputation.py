@@ -12,7 +12,7 @@ from anndata import AnnData
 from scvi import settings
 
 from sagefm._errors import refuse_unknown
-from sagefm.data import Spots, checked_rows, positions_of
+from sagefm.data import Spots, checked_rows, positions_of, refuse_unwritable_key
 from sagefm.model._base import SpotModel, require_training
 from sagefm.module import Encoded, OnePass, section_decoder
 
@@ -100,6 +100,7 @@ class ImputationMixin(SpotModel):
         True
         """
         require_training(self)
+        refuse_unwritable_key(layer_added, "layer_added")
         if (genes is None) == (mask is None):
             raise ValueError("Pass either `genes`, to mask whole genes, or `mask`, to mask single entries; not both.")
         refuse_unknown("scale", scale, ("log1p", "counts"))

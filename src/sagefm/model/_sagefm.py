@@ -13,7 +13,14 @@ from mudata import MuData
 from scvi.data import AnnDataManager
 
 from sagefm._errors import refuse_unknown
-from sagefm.data import SetupKeys, checked_rows, normalization_of, refuse_mudata, refuse_unknown_arguments
+from sagefm.data import (
+    SetupKeys,
+    checked_rows,
+    normalization_of,
+    refuse_mudata,
+    refuse_unknown_arguments,
+    refuse_unwritable_key,
+)
 from sagefm.model._base import refuse_backed_view, refuse_other_types, require_training
 from sagefm.model._imputation import ImputationMixin
 from sagefm.model._influence import InfluenceMixin
@@ -253,6 +260,7 @@ class SAGEFM(
         True
         """
         require_training(self)
+        refuse_unwritable_key(key_added, "key_added")
         section, spots = self._read(adata)
         rows = checked_rows(indices, spots.n_obs)
         latent = OnePass(self.module, spots, batch_size).latent(rows).float().cpu().numpy()

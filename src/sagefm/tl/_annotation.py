@@ -13,7 +13,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from sagefm._errors import MissingKeyError
-from sagefm.data import obs_column
+from sagefm.data import obs_column, refuse_unwritable_key
 from sagefm.tl._inputs import as_numbers, groups, neighborhood_means, representation, scaled_within
 from sagefm.tl._report import AnnotationReport, report_of
 
@@ -109,6 +109,7 @@ def annotate(
     >>> bool(adata.obs["annotation_predicted"].isna().any())
     False
     """
+    refuse_unwritable_key(key_added, "key_added")
     if not 0 <= threshold <= 1:
         raise ValueError(f"threshold={threshold} must lie between 0 and 1.")
     values, embedded = representation(adata, use_rep)
@@ -134,7 +135,7 @@ def annotate(
     if len(new := np.flatnonzero(embedded & ~labelled)):
         fitted = clone(probe).fit(values[labelled], truth.to_numpy(dtype=str))
         probability.iloc[new] = fitted.predict_proba(values[new])
-    _write(adata, labels, probability, threshold, key_added or f"{labels_key}_predicted")
+    _write(adata, labels, probability, threshold, key_added or f"{labels_key}_predicted".replace("/", "_"))
     return report
 
 

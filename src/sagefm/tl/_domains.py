@@ -16,6 +16,7 @@ from sklearn.metrics import adjusted_rand_score
 from sklearn.mixture import GaussianMixture
 
 from sagefm._errors import refuse_unknown
+from sagefm.data import refuse_unwritable_key
 from sagefm.tl._inputs import groups, neighborhood_means, representation, scaled_within
 
 Method = Literal["gmm", "leiden"]
@@ -103,6 +104,7 @@ def domains(
     >>> adata.obs["domain"].cat.categories.tolist()
     ['1', '2', '3', '4', '5']
     """
+    refuse_unwritable_key(key_added, "key_added")
     refuse_unknown("method", method, get_args(Method))
     values, embedded = representation(adata, use_rep)
     if scale_by is not None:

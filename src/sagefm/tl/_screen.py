@@ -12,6 +12,7 @@ from mudata import MuData
 
 from sagefm._errors import MissingKeyError, refuse_unknown
 from sagefm._logging import logger
+from sagefm.data import refuse_unwritable_key
 from sagefm.model import SAGEFM
 from sagefm.model.perturbation import ROLES, split
 
@@ -74,6 +75,7 @@ def ligand_receptor_screen(
     >>> len(screen) == len(pairs) == len(adata.uns["ligand_receptor_screen"])
     True
     """
+    refuse_unwritable_key(key_added, "key_added")
     pairs = _usable(_of_one_resource(_read(resource), resource_name), model)
     table, screened = model.perturb(pairs=pairs[ROLES], **kwargs), kwargs.get("adata")
     table["reason"] = _reasons(table, model, screened)
