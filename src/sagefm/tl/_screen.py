@@ -12,7 +12,7 @@ from mudata import MuData
 
 from sagefm._errors import MissingKeyError, refuse_unknown
 from sagefm._logging import logger
-from sagefm.data import refuse_unwritable_key
+from sagefm.data import refuse_unwritable_key, registered_spots
 from sagefm.model import SAGEFM
 from sagefm.model.perturbation import ROLES, split
 
@@ -151,7 +151,8 @@ def _usable(table: pd.DataFrame, model: SAGEFM) -> pd.DataFrame:
 
 def _reasons(table: pd.DataFrame, model: SAGEFM, adata: AnnData | MuData | None) -> list[str]:
     """Return why each scaled effect is missing, empty if it is not, and log how many pairs have none."""
-    _, spots = model._read(adata)
+    manager = model.get_anndata_manager(model.adata if adata is None else adata, required=True)
+    spots = registered_spots(manager, model.module.normalization)
     mean, _ = spots.gene_moments(np.arange(spots.n_obs))
     without_counts = set(model.genes[~(mean > 0)])
 
