@@ -48,7 +48,7 @@ def p_values(graph: sp.csr_matrix, truth: np.ndarray, prediction: np.ndarray, ma
     moments = Moments(truth.sum(axis=0), len(spots))
     moments.add(mask, truth, prediction, prediction)
     r = moments.correlations()[:1]
-    n_effective = effective_size(moments.n, observed, predicted)
+    n_effective = effective_size(moments.n, observed.by_distance(), predicted)
     return combined_p(r, n_effective[None]), combined_p(r, moments.n[None])
 
 

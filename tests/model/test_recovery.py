@@ -191,7 +191,9 @@ def test_smooth_unrelated_maps_are_rarely_significant():
     moments.add(mask, truth, prediction, prediction)
     r = moments.correlations()[:1]
     assert (combined_p(r, moments.n[None]) < 0.05).mean() > 0.3
-    assert 0.02 < (combined_p(r, effective_size(moments.n, observed, predicted)[None]) < 0.05).mean() < 0.09
+    assert (
+        0.02 < (combined_p(r, effective_size(moments.n, observed.by_distance(), predicted)[None]) < 0.05).mean() < 0.09
+    )
 
 
 def layout_of(side: int) -> sp.csr_matrix:
@@ -208,7 +210,9 @@ def test_white_noise_keeps_its_number_of_spots():
     observed, predicted = (Autocorrelation(lags, 200) for _ in range(2))
     observed.add(spots, values[0])
     predicted.add(spots, values[1])
-    assert np.median(effective_size(np.full(200, 900.0), observed, predicted)) == pytest.approx(901, rel=0.02)
+    assert np.median(effective_size(np.full(200, 900.0), observed.by_distance(), predicted)) == pytest.approx(
+        901, rel=0.02
+    )
 
 
 def test_a_large_section_is_sampled_in_blocks():

@@ -27,6 +27,7 @@ from sagefm.data import compact_blocks
 # taken to be uncorrelated.
 _CLASSES = np.array([1, 2, 3, 4, 5, 7, 9, 12, 16, 21, 31])
 _N_CENTERS, _N_PARTNERS = 512, 4  # random spots, and random partners of each in every class of distances
+_PAIRS_AT_ONCE = 256  # pairs whose values are copied at one time
 _MIN_Z = 2  # standard errors; smaller autocorrelations count as zero, else the noise of far classes would add up
 _MAX_SPOTS, _N_BLOCKS = 3000, 4  # of a larger section, autocorrelations are estimated in some compact blocks
 
@@ -103,12 +104,16 @@ class Autocorrelation:
         n = np.maximum(self._n, 1)
         offset = (self._values.sum(axis=0, dtype=float) / n) ** 2
         variance = np.einsum("sg,sg->g", self._values, self._values, dtype=float) / n - offset
-        products = [np.einsum("pg,pg->g", self._values[i], self._values[j]) for i, j in self._lags.pairs]
+        products = [self._sum_of_products(pairs) for pairs in self._lags.pairs]
         n_pairs = np.array([[pairs.shape[1]] for pairs in self._lags.pairs]) * self._share**2
         covariance = np.where(n_pairs > 0, products / n_pairs.clip(1e-9) - offset, 0)
         varies = variance > 1e-12
         rho = np.where(varies, covariance / np.where(varies, variance, 1), 0).clip(-1, 1)
         return np.where(rho**2 * n_pairs > _MIN_Z**2, rho, 0)
+
+    def _sum_of_products(self, pairs: np.ndarray) -> np.ndarray:
+        parts = (pairs[:, start : start + _PAIRS_AT_ONCE] for start in range(0, pairs.shape[1], _PAIRS_AT_ONCE))
+        return sum((np.einsum("pg,pg->g", *self._values[part]) for part in parts), np.zeros(len(self._n)))
 
     def n_partners(self) -> np.ndarray:
         """Return the mean number of values at each distance from a value, (classes, genes)."""
@@ -120,7 +125,10 @@ class Autocorrelation:
         return self._n / len(self._lags.spots)
 
 
-def effective_size(n: np.ndarray, truth: Autocorrelation, prediction: Autocorrelation) -> np.ndarray:
-    """Return the effective number of spots of the correlation of truth and prediction over `n` spots, (genes,)."""
-    inflation = 1 + (prediction.n_partners() * truth.by_distance() * prediction.by_distance()).sum(axis=0)
+def effective_size(n: np.ndarray, truth: np.ndarray, prediction: Autocorrelation) -> np.ndarray:
+    """Return the effective number of spots of a correlation over `n` spots, (genes,).
+
+    `truth` is the autocorrelation of the truth by distance, (classes, genes).
+    """
+    inflation = 1 + (prediction.n_partners() * truth * prediction.by_distance()).sum(axis=0)
     return 1 + n / np.maximum(inflation, 1)

@@ -208,8 +208,8 @@ def _score_section(
     gene_mean, mean_operator = np.asarray(truth.mean(axis=0)).ravel(), spots.mean_operator[rows][:, rows]
     members = np.searchsorted(rows, centers)
     lags = LagPairs(graph, members)
-    observed, predicted = (Autocorrelation(lags, truth.shape[1]) for _ in range(2))
-    moments = []
+    autocorrelation = _autocorrelation_of_truth(truth, members, lags)
+    predicted, moments = Autocorrelation(lags, truth.shape[1]), []
     for mask, one_pass in passes:
         decoder = section_decoder(module, one_pass, rows, mask, fit=fit)
         moments.append(Moments(gene_mean * len(rows), len(rows)))
@@ -220,11 +220,17 @@ def _score_section(
             means = sparse_matmul_to_dense(mean_operator[place], truth)
             moments[-1].add(masked, truth[place].toarray(), values, means)
             predicted.add(np.searchsorted(centers, encoded.rows), values - gene_mean, masked)
-    for piece in chunks(np.arange(len(members)), CHUNK):
-        observed.add(piece, truth[members[piece]].toarray() - gene_mean)
     n = np.sum([part.n for part in moments], axis=0)
     ceiling = noise_ceiling(spots.counts(centers)[:, spots.known], depth)
-    return SectionScores(moments, effective_size(n, observed, predicted), ceiling)
+    return SectionScores(moments, effective_size(n, autocorrelation, predicted), ceiling)
+
+
+def _autocorrelation_of_truth(truth: sp.csr_matrix, members: np.ndarray, lags: LagPairs) -> np.ndarray:
+    """Return the autocorrelation of the truth over `members`, rows of it, by distance, (classes, genes)."""
+    observed, mean = Autocorrelation(lags, truth.shape[1]), np.asarray(truth.mean(axis=0)).ravel()
+    for piece in chunks(np.arange(len(members)), CHUNK):
+        observed.add(piece, truth[members[piece]].toarray() - mean)
+    return observed.by_distance()
 
 
 def _truth(spots: Spots, rows: np.ndarray) -> tuple[sp.csr_matrix, float]:
