@@ -1,5 +1,7 @@
 """Rows about keys, masks, devices, and arguments of the model."""
 
+import warnings
+
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
@@ -33,7 +35,9 @@ def copy_after_setup(w) -> None:
 def in_mixed_precision(w) -> bool:
     for precision in ("16-mixed", "bf16-mixed", 16, "bf16", 32, "32-true"):
         trained = untrained(w, n_hidden=8, n_latent=4)
-        trained.train(1, accelerator="cpu", enable_progress_bar=False, precision=precision)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Lightning's own advice about 16-bit types on a CPU
+            trained.train(1, accelerator="cpu", enable_progress_bar=False, precision=precision)
         if not np.isfinite(trained.get_latent_representation()).all():
             return False
     return True
