@@ -57,35 +57,30 @@ def trained(name: str, adata: ad.AnnData) -> sagefm.SAGEFM:
 
 
 def numbers(model: sagefm.SAGEFM) -> dict[str, np.ndarray]:
-    """Return all results of a model, each as an array."""
+    """Return all results of a model, each as an array: tables of several quantities column by column."""
     adata = model.adata
     totals = np.asarray(adata.X.sum(axis=0)).ravel()
     genes = list(adata.var_names[np.argsort(-totals)[:12]])
     everything = np.arange(adata.n_obs)
     mask = np.random.default_rng(0).random(adata.shape) < 0.2
-    tables = {
-        "recovery, network alone": model.get_masked_recovery(fit_section=False, indices=everything)[RECOVERY],
-        "recovery, fitted": model.get_masked_recovery(n_masks=2, indices=everything)[RECOVERY],
+    whole = {
+        "embedding": model.get_latent_representation(key_added=None),
         "imputed genes": model.impute_masked(genes=genes[:4]),
         "imputed genes as counts": model.impute_masked(genes=genes[:4], scale="counts"),
         "imputed entries, network alone": model.impute_masked(mask=mask, fit_section=False),
         "imputed entries, fitted": model.impute_masked(mask=mask),
+        "dose response": model.get_dose_response(genes[0], genes[5]),
+    }
+    by_column = {
+        "recovery, network alone": model.get_masked_recovery(fit_section=False, indices=everything)[RECOVERY],
+        "recovery, fitted": model.get_masked_recovery(n_masks=2, indices=everything)[RECOVERY],
         "perturbation": model.perturb(genes[:3], genes[4:8], n_controls=20),
         "perturbation in the spot": model.perturb(genes[:2], genes[4:6], where="self", n_controls=0),
-        "dose response": model.get_dose_response(genes[0], genes[5]),
         "influence": model.get_gene_influence(genes[8]).sort_values("gene"),
     }
-    columns = {name: table.select_dtypes("number") for name, table in tables.items()}
-    found = {
-        f"{name}: {column}" if name in ("influence", "perturbation") or name.startswith("recovery") else name: values
-        for name, table in columns.items()
-        for column, values in (
-            table.items() if name.startswith(("recovery", "influence", "perturbation")) else [("", table)]
-        )
-    }
-    return {"embedding": model.get_latent_representation(key_added=None)} | {
-        name: np.asarray(values, dtype=float) for name, values in found.items()
-    }
+    for name, table in by_column.items():
+        whole |= {f"{name}: {column}": values for column, values in table.select_dtypes("number").items()}
+    return {name: np.asarray(values, dtype=float) for name, values in whole.items()}
 
 
 def record(folder: Path) -> None:

@@ -1,5 +1,7 @@
 """`get_masked_recovery`: the table agrees with scipy on the same masked entries."""
 
+import warnings
+
 import anndata as ad
 import numpy as np
 import pandas as pd
@@ -133,6 +135,17 @@ def test_isolated_spots_are_not_scored(model, tissue):
     lonely.obsp["spatial_connectivities"] = graph.tocsr()
     kept, whole = (model.get_masked_recovery(section, indices="all") for section in (lonely, tissue))
     assert kept["n"].sum() < whole["n"].sum()
+
+
+def test_isolated_spots_alone_have_no_scores(model, tissue):
+    lonely = tissue.copy()
+    graph = lonely.obsp["spatial_connectivities"].tolil()
+    graph[0], graph[:, 0] = 0, 0
+    lonely.obsp["spatial_connectivities"] = graph.tocsr()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        table = model.get_masked_recovery(lonely, indices=[0])
+    assert table[["r", "r_max", "p"]].isna().all(axis=None) and not table["n"].any()
 
 
 def test_a_model_of_raw_counts_is_scored_on_the_same_scale(tissue):

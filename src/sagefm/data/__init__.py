@@ -12,7 +12,7 @@ from sagefm.data._checksums import checksum_of, stamp_of
 from sagefm.data._counts import CHUNK, checked_totals
 from sagefm.data._fields import SetupKeys, refuse_unknown_arguments
 from sagefm.data._genes import gene_names, match_genes, positions_of, refuse_duplicates
-from sagefm.data._graph import NEAREST_14, GraphKind, check_graph, compact_blocks, neighbor_mean_operator
+from sagefm.data._graph import NEAREST_14, check_graph, compact_blocks, neighbor_mean_operator
 from sagefm.data._mudata import ModalityField, modality, refuse_mudata, registered_adata
 from sagefm.data._normalization import Normalization, log_scaled, with_current_names
 from sagefm.data._reading import graph_of, is_section, read_section, read_whole, reading

@@ -62,7 +62,7 @@ class LagPairs:
         steps = dijkstra(graph + graph.T, unweighted=True, indices=sources, limit=_CLASSES[-1])[:, members]
         class_of = np.digitize(steps, _CLASSES) - 1
         classes = range(len(_CLASSES) - 1)
-        self.n_partners = np.array([[(class_of == number).sum() / len(centers)] for number in classes])
+        self.n_partners = np.array([[(class_of == number).sum() / max(len(centers), 1)] for number in classes])
         self.pairs = [_drawn(centers, class_of[:, self.spots] == number, rng) for number in classes]
 
 
@@ -122,7 +122,7 @@ class Autocorrelation:
     @property
     def _share(self) -> np.ndarray:
         """Share of the spots that have a value, (genes,); masked entries are taken to be a random part."""
-        return self._n / len(self._lags.spots)
+        return self._n / max(len(self._lags.spots), 1)
 
 
 def effective_size(n: np.ndarray, truth: np.ndarray, prediction: Autocorrelation) -> np.ndarray:

@@ -44,7 +44,7 @@ def _split_half_correlation(counts: sp.csr_matrix, depth: float, rng: np.random.
     first = sp.csr_matrix(counts, dtype=np.float64, copy=True)
     first.data = rng.binomial(counts.data.astype(np.int64), 0.5).astype(np.float64)
     halves = [_logged(half, depth) for half in (first, counts - first)]
-    n = counts.shape[0]
+    n = max(counts.shape[0], 1)
     means, squares = (np.stack([_total(half.power(power)) / n for half in halves]) for power in (1, 2))
     covariance = _total(halves[0].multiply(halves[1])) / n - means.prod(axis=0)
     variance = (squares - means**2).prod(axis=0)

@@ -159,8 +159,8 @@ class RecoveryMixin(SpotModel):
         self, adata: AnnData | MuData, section: AnnData, spots: Spots, indices: Any
     ) -> tuple[np.ndarray, Literal["held out", "trained on", "new"]]:
         """Return the spots to score, and what they were in training."""
-        library_sizes = None if adata is getattr(self, "_trained_on", None) else spots.library_sizes()
-        record = getattr(self, "training_record_", None)
+        record, same = getattr(self, "training_record_", None), adata is getattr(self, "_trained_on", None)
+        library_sizes = None if record is None or same else spots.library_sizes()  # reads all counts
         trained, held_out = match_record(record, section.obs_names, library_sizes)
         if isinstance(indices, str):
             refuse_unknown("indices", indices, ("all",))
@@ -208,7 +208,7 @@ def _score_section(
     gene_mean, mean_operator = np.asarray(truth.mean(axis=0)).ravel(), spots.mean_operator[rows][:, rows]
     members = np.searchsorted(rows, centers)
     lags = LagPairs(graph, members)
-    autocorrelation = _autocorrelation_of_truth(truth, members, lags)
+    autocorrelation = _autocorrelation_of_truth(truth, gene_mean, members, lags)
     predicted, moments = Autocorrelation(lags, truth.shape[1]), []
     for mask, one_pass in passes:
         decoder = section_decoder(module, one_pass, rows, mask, fit=fit)
@@ -225,11 +225,13 @@ def _score_section(
     return SectionScores(moments, effective_size(n, autocorrelation, predicted), ceiling)
 
 
-def _autocorrelation_of_truth(truth: sp.csr_matrix, members: np.ndarray, lags: LagPairs) -> np.ndarray:
+def _autocorrelation_of_truth(
+    truth: sp.csr_matrix, gene_mean: np.ndarray, members: np.ndarray, lags: LagPairs
+) -> np.ndarray:
     """Return the autocorrelation of the truth over `members`, rows of it, by distance, (classes, genes)."""
-    observed, mean = Autocorrelation(lags, truth.shape[1]), np.asarray(truth.mean(axis=0)).ravel()
+    observed = Autocorrelation(lags, truth.shape[1])
     for piece in chunks(np.arange(len(members)), CHUNK):
-        observed.add(piece, truth[members[piece]].toarray() - mean)
+        observed.add(piece, truth[members[piece]].toarray() - gene_mean)
     return observed.by_distance()
 
 
