@@ -273,7 +273,7 @@ def test_only_documented_keys_are_written(model, name):
 
 @pytest.mark.parametrize("name", CALLS)
 @pytest.mark.parametrize(
-    "owner, method", [(Normalization, "log_sparse"), (Encoder, "after_first_layer")], ids=["early", "late"]
+    "owner, method", [(Normalization, "log_sparse"), (Encoder, "before_last_layer")], ids=["early", "late"]
 )
 def test_nothing_is_written_if_a_call_fails_part_way(model, name, owner, method, monkeypatch):
     def fail(*args: object) -> None:

@@ -14,7 +14,8 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor
 
-from sagefm.data import Spots, chunks
+from sagefm.data import Spots, Units, chunks
+from sagefm.model.perturbation._decoder import GeneDecoder
 from sagefm.model.perturbation._levels import Levels
 from sagefm.module import BATCH_SIZE, EgoGCNConv, MaskedCenterModule, OnePass
 
@@ -22,7 +23,6 @@ Where = Literal["neighbors", "self", "both"]
 
 # Spots that pass through the layers after the first at one time: few enough for their activations to stay in the cache.
 _CHUNK = 128
-_BLOCK = 8  # targets that are masked at one time
 
 
 class Readout(NamedTuple):
@@ -44,17 +44,19 @@ class Readout(NamedTuple):
         return cls(genes, weights)
 
 
-class _MaskedBlock(NamedTuple):
-    """A block of targets to mask, the first of which is number `start`.
+class _MaskedTarget(NamedTuple):
+    """A target to mask, by the weights of its genes, (genes,), with how far masking moves each row.
 
-    `inputs` (rows, genes) is the network's input for their genes; `weights` (targets, genes) average genes into
-    targets.
+    `move` (rows, 2 genes) is along the `directions` (2 genes, hidden). `moved`, (rows,), is False where the input of
+    all genes is zero, so that masking changes nothing.
     """
 
-    start: int
     genes: np.ndarray
-    weights: np.ndarray
-    inputs: np.ndarray
+    weights: Tensor
+    decoder: GeneDecoder
+    move: Tensor
+    directions: Tensor
+    moved: np.ndarray
 
 
 class Counterfactual:
@@ -107,6 +109,7 @@ class Counterfactual:
             layers, self._shares = [conv.lin_r, conv.lin_l], np.ones((len(rows), 2), dtype=np.float32)
         self._columns = torch.stack([layer.weight.detach()[:, self._tensor(genes)].T for layer in layers])
         self._isolated = n_neighbors == 0
+        self._is_one_section = len(np.unique(spots.units.section[rows])) == 1
 
     def expression(self, genes: np.ndarray) -> np.ndarray:
         """Return log-scale values of some genes in all spots, not only in the rows, (spots, genes)."""
@@ -137,15 +140,19 @@ class Counterfactual:
         `source` holds the positions of the parts of the perturbed gene or complex.
         """
         moves, directions = self._moves(source, levels), self._directions(source)
-        blocks = self._masked_blocks(readout) if self.mask_targets else []
+        masked = self._masked_targets(readout) if self.mask_targets else []
+        decoder = self._decoder(readout.genes)
+        weights = None if readout.weights is None else self._tensor(readout.weights)
         for start in range(0, len(self.rows), _CHUNK):
             piece = slice(start, start + _CHUNK)
             hidden = self._hidden[piece] + self._tensor(moves[:, piece]) @ directions
-            predicted = self._decode(hidden, readout.genes, self.rows[piece])
-            if readout.weights is not None:
-                predicted = predicted @ self._tensor(readout.weights)
-            for block in blocks:
-                self._mask(block, hidden, predicted, piece)
+            if masked and all(target.moved[piece].all() for target in masked):
+                yield piece, torch.stack([self._masked_one(target, hidden, piece) for target in masked], dim=2)
+                continue
+            predicted = decoder(hidden, self._varying_units(self.rows[piece], readout.genes))
+            predicted = predicted if weights is None else predicted @ weights
+            for number, target in enumerate(masked):
+                predicted[:, target.moved[piece], number] = self._masked_one(target, hidden, piece)
             yield piece, predicted
 
     def _directions(self, genes: np.ndarray) -> Tensor:
@@ -165,36 +172,49 @@ class Counterfactual:
         moves *= self._shares[:, None, :, None]
         return moves.reshape(*moves.shape[:2], -1).swapaxes(0, 1)
 
-    def _masked_blocks(self, readout: Readout) -> list[_MaskedBlock]:
-        """Cut the targets into blocks, which are masked one at a time."""
+    def _masked_targets(self, readout: Readout) -> list[_MaskedTarget]:
         genes, weights = readout
         weights = np.eye(len(genes), dtype=np.float32) if weights is None else weights
-        blocks = []
-        for start in range(0, weights.shape[1], _BLOCK):
-            block = weights[:, start : start + _BLOCK]
-            used = block.any(axis=1)
-            masked, logged = torch.from_numpy(self._masked[genes[used]]), self.expression(genes[used])
-            units = self._units.of(self.rows, genes=genes[used])
-            inputs = units.standardize(torch.from_numpy(logged[self.rows]), masked).numpy()
-            blocks.append(_MaskedBlock(start, genes[used], block[used].T, inputs))
-        return blocks
+        units = self._units.of(self.rows, genes=genes)
+        logged = torch.from_numpy(self.expression(genes)[self.rows])
+        inputs = units.standardize(logged, torch.from_numpy(self._masked[genes])).numpy()
+        # The mean of the neighbours is the spot itself where it has none.
+        shares = np.where([True, False] | self._isolated, self._shares, 0).astype(np.float32)
+        used = weights.T > 0
+        return [
+            self._masked_target(genes[part], weights[part, number], inputs[:, part], shares)
+            for number, part in enumerate(used)
+        ]
 
-    def _mask(self, block: _MaskedBlock, hidden: Tensor, predicted: Tensor, piece: slice) -> None:
-        """Replace predictions of a piece of the rows by those with the target masked.
+    def _masked_target(
+        self, genes: np.ndarray, weights: np.ndarray, inputs: np.ndarray, shares: np.ndarray
+    ) -> _MaskedTarget:
+        move = np.hstack([inputs * share[:, None] for share in shares.T])
+        return _MaskedTarget(
+            genes,
+            self._tensor(weights),
+            self._decoder(genes),
+            self._tensor(move),
+            self._directions(genes),
+            inputs.any(axis=1),
+        )
 
-        Where the input of all genes of a target is zero, masking changes nothing.
-        """
-        inputs, member = block.inputs[piece], block.weights > 0
-        row, target = np.nonzero((inputs != 0) @ member.T)
-        shares = np.where([True, False] | self._isolated[piece], self._shares[piece], 0)
-        move = np.hstack([inputs[row] * member[target] * share[row, None] for share in shares.T])
-        masked = hidden[:, row] - self._tensor(move) @ self._directions(block.genes)
-        parts = self._decode(masked, block.genes, self.rows[piece][row]) * self._tensor(block.weights[target])
-        predicted[:, row, target + block.start] = parts.sum(dim=2)
+    def _masked_one(self, target: _MaskedTarget, hidden: Tensor, piece: slice) -> Tensor:
+        """Return predictions of a masked target in the rows of a piece that masking moves, (levels, moved rows)."""
+        move, rows = target.move[piece], self.rows[piece]
+        moved = target.moved[piece]
+        if not moved.all():
+            hidden, move, rows = hidden[:, moved], move[self._tensor(moved)], rows[moved]
+        parts = target.decoder(hidden - move @ target.directions, self._varying_units(rows, target.genes))
+        return parts[..., 0] if len(target.genes) == 1 else parts @ target.weights
 
-    def _decode(self, hidden: Tensor, genes: np.ndarray, rows: np.ndarray) -> Tensor:
-        units = self._units.of(rows, self._device, genes)
-        return self.module.decode(self.module.encoder.after_first_layer(hidden), units, self._tensor(genes))
+    def _decoder(self, genes: np.ndarray) -> GeneDecoder:
+        units = self._units.of(self.rows[:1], self._device, genes) if self._is_one_section else Units()
+        return GeneDecoder(self.module, self._tensor(genes), units)
+
+    def _varying_units(self, rows: np.ndarray, genes: np.ndarray) -> Units:
+        """Return the units of genes in some spots, unless all rows share them and the decoder includes them."""
+        return Units() if self._is_one_section else self._units.of(rows, self._device, genes)
 
     def _tensor(self, array: np.ndarray) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(array)).to(self._device)
