@@ -13,11 +13,12 @@ from scvi import settings
 from sagefm._errors import refuse_unknown
 from sagefm.data import Spots, checked_rows, group_spots
 from sagefm.model._base import SpotModel, require_training
-from sagefm.model.perturbation._controls import ControlPool, control_comparisons
+from sagefm.model.perturbation._controls import control_pools
 from sagefm.model.perturbation._counterfactual import Counterfactual, Readout, Where
 from sagefm.model.perturbation._effects import Screen
 from sagefm.model.perturbation._levels import Levels, LevelsLike
 from sagefm.model.perturbation._pairs import Pairs
+from sagefm.model.perturbation._sequential import control_comparisons, log_controls
 
 
 class PerturbationMixin(SpotModel):
@@ -32,6 +33,7 @@ class PerturbationMixin(SpotModel):
         levels: LevelsLike = 5,
         where: Where = "neighbors",
         n_controls: int = 100,
+        max_controls: int = 400,
         groupby: str | None = None,
         mask_targets: bool = True,
         adata: AnnData | None = None,
@@ -137,24 +139,29 @@ class PerturbationMixin(SpotModel):
         """
         require_training(self)
         requested, doses = Pairs.parse(sources, targets, pairs, self.genes), Levels.parse(levels)
-        if n_controls != int(n_controls) or n_controls < 0:
-            raise ValueError(f"n_controls={n_controls!r} must be a whole number, 0 or more.")
+        for name, number in (("n_controls", n_controls), ("max_controls", max_controls)):
+            if number != int(number) or number < 0:
+                raise ValueError(f"{name}={number!r} must be a whole number, 0 or more.")
         section, spots = self._read(adata)
         rows = _perturbable(checked_rows(indices, spots.n_obs), spots, where)
         rows, names, groups = group_spots(rows, section, groupby)
         mean, deviation = spots.gene_moments(np.arange(spots.n_obs))
-        pool = ControlPool(mean, deviation, n_controls, seed) if n_controls else None
-        genes = requested.genes if pool is None else np.union1d(requested.genes, pool.genes)
+        pools = control_pools(mean, deviation, n_controls, max_controls, seed)
+        genes = np.union1d(requested.genes, pools[-1].genes) if pools else requested.genes
         deviation = np.where(deviation > 0, deviation, np.nan)  # effects on a constant gene cannot be standardised
 
         counterfactual = Counterfactual(self.module, spots, rows, genes, where, mask_targets, batch_size)
         _warn_of_extrapolation(counterfactual, requested, doses)
         screen = Screen(counterfactual, requested, doses, groups, deviation)
         columns = screen.columns()
-        if pool is not None:
-            columns |= control_comparisons(screen, pool, seed)
+        totals: dict[str, float] = {}
+        if pools:
+            compared, totals = control_comparisons(screen, pools, np.isfinite(columns["scaled_effect"]), seed)
+            columns |= compared
+            log_controls(totals, pools, max_controls)
         table = screen.table(columns, names, groupby)
-        table.attrs.update(levels=levels, where=where, n_controls=n_controls, mask_targets=mask_targets, seed=seed)
+        arguments = {"levels": levels, "where": where, "n_controls": n_controls, "max_controls": max_controls}
+        table.attrs.update(**arguments, mask_targets=mask_targets, seed=seed, **totals)
         return table
 
     def get_dose_response(
