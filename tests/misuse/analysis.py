@@ -224,6 +224,11 @@ ROWS = [
         Raises(ValueError, "n_controls=-1 must be a whole number, 0 or more"),
     ),
     Row(
+        "`max_controls` that is not a whole number",
+        lambda w: perturb(w, n_controls=2, max_controls=2.5),
+        Raises(ValueError, "max_controls=2.5 must be a whole number, 0 or more"),
+    ),
+    Row(
         "more controls than there are genes",
         lambda w: np.isfinite(perturb(w, n_controls=5000)["p"]).all(),
         Gives("all genes that vary are used as controls"),

@@ -91,8 +91,8 @@ def compare_with_controls(effects: np.ndarray) -> ControlComparison:
     percentile = 100 * np.mean(np.abs(own) < abs(effects[0, 0]))
     finite = np.isfinite(effects)
     sizes = _interaction_sizes(effects, finite)
-    rank = np.count_nonzero(sizes[finite] >= sizes[0, 0])
-    return ControlComparison(percentile, rank / np.count_nonzero(finite), rank, min(effects.shape) - 1)
+    rank = int(np.count_nonzero(sizes[finite] >= sizes[0, 0]))
+    return ControlComparison(percentile, rank / int(finite.sum()), rank, min(effects.shape) - 1)
 
 
 def _interaction_sizes(effects: np.ndarray, finite: np.ndarray) -> np.ndarray:

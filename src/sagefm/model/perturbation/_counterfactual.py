@@ -22,7 +22,7 @@ from sagefm.module import BATCH_SIZE, EgoGCNConv, MaskedCenterModule, OnePass
 Where = Literal["neighbors", "self", "both"]
 
 # Spots that pass through the layers after the first at one time: few enough for their activations to stay in the cache.
-_CHUNK = 128
+_CHUNK = 256
 
 
 class Readout(NamedTuple):
@@ -152,7 +152,7 @@ class Counterfactual:
             predicted = decoder(hidden, self._varying_units(self.rows[piece], readout.genes))
             predicted = predicted if weights is None else predicted @ weights
             for number, target in enumerate(masked):
-                predicted[:, target.moved[piece], number] = self._masked_one(target, hidden, piece)
+                predicted[:, self._tensor(target.moved[piece]), number] = self._masked_one(target, hidden, piece)
             yield piece, predicted
 
     def _directions(self, genes: np.ndarray) -> Tensor:
@@ -173,6 +173,7 @@ class Counterfactual:
         return moves.reshape(*moves.shape[:2], -1).swapaxes(0, 1)
 
     def _masked_targets(self, readout: Readout) -> list[_MaskedTarget]:
+        """Return the targets with what it takes to mask each of them separately."""
         genes, weights = readout
         weights = np.eye(len(genes), dtype=np.float32) if weights is None else weights
         units = self._units.of(self.rows, genes=genes)
@@ -196,7 +197,7 @@ class Counterfactual:
             self._decoder(genes),
             self._tensor(move),
             self._directions(genes),
-            inputs.any(axis=1),
+            (inputs != 0).any(axis=1),
         )
 
     def _masked_one(self, target: _MaskedTarget, hidden: Tensor, piece: slice) -> Tensor:
@@ -204,7 +205,8 @@ class Counterfactual:
         move, rows = target.move[piece], self.rows[piece]
         moved = target.moved[piece]
         if not moved.all():
-            hidden, move, rows = hidden[:, moved], move[self._tensor(moved)], rows[moved]
+            kept = self._tensor(moved)
+            hidden, move, rows = hidden[:, kept], move[kept], rows[moved]
         parts = target.decoder(hidden - move @ target.directions, self._varying_units(rows, target.genes))
         return parts[..., 0] if len(target.genes) == 1 else parts @ target.weights
 

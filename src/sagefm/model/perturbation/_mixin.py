@@ -63,7 +63,13 @@ class PerturbationMixin(SpotModel):
         where
             Set the source in the `"neighbors"`, in the spot itself (`"self"`), or in `"both"`.
         n_controls
-            Number of matched random genes that each source and each target is compared with; 0 for no comparison.
+            Number of matched random genes that each source and each target is first compared with; 0 for no
+            comparison.
+        max_controls
+            Largest number of matched random genes. Pairs with a small p are compared with twice as many, again and
+            again, until their p is precise or this number is reached [1]_. With 400, the smallest p is 6.2e-6, which
+            gives q < 0.05 for a single pair in 8,000. Beyond `n_controls`, at most a fifth of the genes that vary are
+            used, so that they match as closely. 0 draws no more than `n_controls`.
         groupby
             Column of `obs`; effects are then averaged over each group of spots. Spots without a group are left out.
         mask_targets
@@ -109,12 +115,16 @@ class PerturbationMixin(SpotModel):
                 what the source does to any target and what any source does to the target; and its
                 Benjamini-Hochberg q-value over the table. Pairs and controls are compared without masking targets, on
                 at most 512 random spots (with groups: on at least 64 of each, if it has that many).
+            ``n_controls``
+                Number of matched genes that the source and the target were compared with; 0 without a comparison.
             ``n_spots``
                 Number of spots averaged over.
 
             A source that does not vary over the section, or that is missing from its panel, has no range to move in;
             its effects and p are NaN.
-            ``attrs`` holds `levels`, `where`, `n_controls`, `mask_targets` and `seed`.
+            ``attrs`` holds `levels`, `where`, `n_controls`, `max_controls`, `mask_targets` and `seed`; and, over pairs
+            and groups, `n_compared` with controls, `n_extended` with more than `n_controls`, `n_at_limit` whose p could
+            be still smaller, `n_control_pairs` in total, and `smallest_p`, the smallest possible p.
 
         Raises
         ------
@@ -130,6 +140,10 @@ class PerturbationMixin(SpotModel):
         -----
         UserWarning
             If a level is above all measured values of a source.
+
+        References
+        ----------
+        .. [1] Besag and Clifford (1991), Sequential Monte Carlo p-values, Biometrika.
 
         Examples
         --------

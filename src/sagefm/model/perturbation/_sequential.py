@@ -1,4 +1,4 @@
-"""Sequential Monte Carlo p-values of pairs among their matched controls, with more controls where the tail needs them."""
+"""Sequential Monte Carlo p-values of pairs among their matched controls: more controls where the tail needs them."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -14,41 +14,28 @@ from sagefm.model.perturbation._effects import Screen
 # Effects differ far more between pairs than between spots, so some of the spots are enough to compare with controls.
 _MAX_SPOTS, _MIN_SPOTS_PER_GROUP = 512, 64
 # A pair is compared with more controls while its rank among them is at most this.
-_ENOUGH = 10
+_ENOUGH = 20
 
 
 def control_comparisons(
     screen: Screen, pools: Sequence[ControlPool], has_effect: np.ndarray, seed: int
 ) -> tuple[dict[str, np.ndarray], dict[str, float]]:
-    """Return the columns that compare each pair with its controls, each (pairs, groups), and totals.
+    """Return the columns that compare each pair with its controls, each (pairs, groups), and totals over all pairs.
 
-    Sequential Monte Carlo p-values of Besag and Clifford (Biometrika 1991): pairs go on to the next of the `pools`,
-    which grow, as long as at most `_ENOUGH` entries of the grid, the pair included, are as large as the pair. A reported
-    p of at most x then implies that the p of one stage, which depends on x only, is at most x, so it is as valid as the
-    p of a fixed number of controls. `has_effect`, (pairs, groups), is False for pairs that are not compared. Pairs and
-    controls are compared without masking targets, on random spots of each group.
+    `has_effect`, (pairs, groups), is False for pairs that are not compared. Pairs and controls are compared without
+    masking targets, on random spots of each group.
     """
-    sampled, undecided = _on_random_spots(screen, seed), has_effect
-    found = np.full((*has_effect.shape, len(ControlComparison._fields)), np.nan)
-    for pool in pools:
-        rows = np.flatnonzero(undecided.any(axis=1))
-        if not len(rows):
-            break
-        pairs = replace(screen.pairs, table=screen.pairs.table.iloc[rows])
-        grids = _grids(replace(sampled, pairs=pairs), pool)
-        compared = np.array([[compare_with_controls(grid) for grid in by_group] for by_group in grids])
-        found[rows] = np.where(undecided[rows, :, None], compared, found[rows])
-        undecided = undecided & (found[..., ControlComparison._fields.index("rank")] <= _ENOUGH)
-    percentile, p, rank, n_controls = np.moveaxis(found, 2, 0)
-    columns = {"control_percentile": percentile, "p": p, "n_controls": np.nan_to_num(n_controls).astype(int)}
+    found, undecided = _compared(_on_random_spots(screen, seed), pools, has_effect)
+    percentile, p, rank, number = np.moveaxis(found, 2, 0)
+    n_controls = np.nan_to_num(number).astype(int)
     totals = {
         "n_compared": int(np.isfinite(p).sum()),
-        "n_extended": int((columns["n_controls"] > pools[0].n_controls).sum()),
+        "n_extended": int((n_controls > pools[0].n_controls).sum()),
         "n_at_limit": int(undecided.sum()),
         "n_control_pairs": round(np.nansum(rank / p - 1)),
         "smallest_p": pools[-1].smallest_p,
     }
-    return columns, totals
+    return {"control_percentile": percentile, "p": p, "n_controls": n_controls}, totals
 
 
 def log_controls(totals: dict[str, float], pools: Sequence[ControlPool], max_controls: int) -> None:
@@ -65,6 +52,26 @@ def log_controls(totals: dict[str, float], pools: Sequence[ControlPool], max_con
     logger.info(f"{text}. The smallest possible p is {smallest:.1e}, and q for a single pair with it {q:.2g}.")
 
 
+def _compared(screen: Screen, pools: Sequence[ControlPool], undecided: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the comparisons, (pairs, groups, fields), and which pairs would go on to a further pool.
+
+    Sequential Monte Carlo p-values of Besag and Clifford (Biometrika 1991): a pair goes on to the next pool, which is
+    larger, while its rank is at most `_ENOUGH`. A reported p of at most x implies that the p of one pool, which
+    depends on x only, is at most x, so it is as valid as the p of a fixed number of controls.
+    """
+    found = np.full((*undecided.shape, len(ControlComparison._fields)), np.nan)
+    for pool in pools:
+        rows = np.flatnonzero(undecided.any(axis=1))
+        if not len(rows):
+            break
+        pairs = replace(screen.pairs, table=screen.pairs.table.iloc[rows])
+        grids = _grids(replace(screen, pairs=pairs), pool)
+        compared = np.array([[compare_with_controls(grid) for grid in by_group] for by_group in grids])
+        found[rows] = np.where(undecided[rows, :, None], compared, found[rows])
+        undecided = undecided & (found[..., ControlComparison._fields.index("rank")] <= _ENOUGH)
+    return found, undecided
+
+
 def _on_random_spots(screen: Screen, seed: int) -> Screen:
     rng, size = np.random.default_rng(seed), max(_MAX_SPOTS // len(screen.groups), _MIN_SPOTS_PER_GROUP)
     sample = np.sort(np.concatenate([rng.permutation(np.flatnonzero(group))[:size] for group in screen.groups]))
@@ -73,50 +80,58 @@ def _on_random_spots(screen: Screen, seed: int) -> Screen:
 
 
 class _Cells(NamedTuple):
-    """Sources, as tuples of parts with the source of the pair first, control targets, and parts of the target."""
+    """The name of a source with its control genes, and the parts of a target with its control genes."""
 
-    sources: list[tuple[int, ...]]
-    controls: np.ndarray
+    source: str
+    control_sources: np.ndarray
     target: np.ndarray
+    control_targets: np.ndarray
 
 
 def _grids(screen: Screen, pool: ControlPool) -> Iterator[np.ndarray]:
     """Yield the standardised effects of each pair and its controls, (groups, 1 + sources, 1 + targets).
 
     Row 0 is the source and column 0 the target; the others are their controls. Where a control source is also a control
-    target there is NaN, because a gene is not paired with itself. A source is perturbed once for all pairs, and only
-    the genes that its pairs need are predicted.
+    target there is NaN, because a gene is not paired with itself.
     """
-    cells = [_cells(screen, pool, *pair) for pair in screen.pairs.table.itertuples(index=False, name=None)]
-    sources = {source: row for row, source in enumerate(dict.fromkeys(s for cell in cells for s in cell.sources))}
-    genes = np.unique(np.concatenate([part for cell in cells for part in (cell.controls, cell.target)]))
-    rows = [np.array([sources[source] for source in cell.sources]) for cell in cells]
-    needed = np.zeros((len(sources), len(genes)), dtype=bool)
-    for row, cell in zip(rows, cells, strict=True):
-        for part in (cell.controls, cell.target):
-            needed[np.ix_(row, np.searchsorted(genes, part))] = True
-    effects = np.full((len(screen.groups), *needed.shape), np.nan, dtype=np.float32)
-    for source, row in sources.items():
-        effects[:, row, needed[row]] = screen.mean_effects(np.array(source), genes[needed[row]]).T
-    for row, cell in zip(rows, cells, strict=True):
-        yield _grid(effects, row, cell, genes, screen.deviation)
+    parts, cells = screen.pairs.parts, []
+    for source, target in screen.pairs.table.itertuples(index=False, name=None):
+        excluded = np.concatenate([parts[source], parts[target]])
+        controls = (pool.matched(parts[name], excluded) for name in (source, target))
+        cells.append(_Cells(source, next(controls), parts[target], next(controls)))
+    effects = _Effects(screen, cells)
+    for cell in cells:
+        yield effects.grid(cell)
 
 
-def _cells(screen: Screen, pool: ControlPool, source: str, target: str) -> _Cells:
-    own, target_parts = screen.pairs.parts[source], screen.pairs.parts[target]
-    excluded = np.concatenate([own, target_parts])
-    sources = [(gene,) for gene in pool.matched(own, excluded).tolist()]
-    return _Cells([tuple(own.tolist()), *sources], pool.matched(target_parts, excluded), target_parts)
+class _Effects:
+    """Effects of the sources and control sources of some pairs, each perturbed once for all pairs.
 
+    Only the genes that the pairs of a source need are predicted.
+    """
 
-def _grid(
-    effects: np.ndarray, rows: np.ndarray, cell: _Cells, genes: np.ndarray, deviation: np.ndarray
-) -> np.ndarray:
-    def of(targets: np.ndarray) -> np.ndarray:
-        return effects[:, rows[:, None], np.searchsorted(genes, targets)]
+    def __init__(self, screen: Screen, cells: Sequence[_Cells]) -> None:
+        self._deviation = screen.deviation
+        self._own = {name: row for row, name in enumerate(dict.fromkeys(cell.source for cell in cells))}
+        self._controls = np.unique(np.concatenate([cell.control_sources for cell in cells]))
+        self._genes = np.unique(np.concatenate([genes for cell in cells for genes in cell[2:]]))
+        sources = [*(screen.pairs.parts[name] for name in self._own), *self._controls[:, None]]
+        needed = np.zeros((len(sources), len(self._genes)), dtype=bool)
+        for cell in cells:
+            needed[np.ix_(self._rows(cell), np.searchsorted(self._genes, np.concatenate(cell[2:])))] = True
+        self._effects = np.full((len(screen.groups), *needed.shape), np.nan, dtype=np.float32)
+        for row, source in enumerate(sources):
+            self._effects[:, row, needed[row]] = screen.mean_effects(source, self._genes[needed[row]]).T
 
-    own = of(cell.target).mean(axis=2, keepdims=True) / deviation[cell.target].mean()
-    others = of(cell.controls) / deviation[cell.controls]
-    controls = np.array([source for (source,) in cell.sources[1:]], dtype=int)
-    others[:, 1:][:, controls[:, None] == cell.controls] = np.nan
-    return np.concatenate([own, others], axis=2)
+    def grid(self, cell: _Cells) -> np.ndarray:
+        """Return the standardised effects of a pair and its controls."""
+        rows = self._rows(cell)[:, None]
+        own, others = (self._effects[:, rows, np.searchsorted(self._genes, genes)] for genes in cell[2:])
+        own = own.mean(axis=2, keepdims=True) / self._deviation[cell.target].mean()
+        others = others / self._deviation[cell.control_targets]
+        others[:, 1:][:, cell.control_sources[:, None] == cell.control_targets] = np.nan
+        return np.concatenate([own, others], axis=2)
+
+    def _rows(self, cell: _Cells) -> np.ndarray:
+        controls = np.searchsorted(self._controls, cell.control_sources) + len(self._own)
+        return np.concatenate([[self._own[cell.source]], controls])
