@@ -35,7 +35,7 @@ class ControlPool:
 
     @property
     def smallest_p(self) -> float:
-        """The smallest p-value of a pair: it is the largest entry in the grid of its controls."""
+        """The smallest p-value that a pair can have: that of the largest entry in the grid of its controls."""
         return 1 / (1 + max(min(self.n_controls, len(self.genes) - 2), 0)) ** 2
 
     def matched(self, parts: np.ndarray, excluded: np.ndarray) -> np.ndarray:

@@ -160,7 +160,7 @@ class PerturbationMixin(SpotModel):
         rows = _perturbable(checked_rows(indices, spots.n_obs), spots, where)
         rows, names, groups = group_spots(rows, section, groupby)
         mean, deviation = spots.gene_moments(np.arange(spots.n_obs))
-        pools = control_pools(mean, deviation, n_controls, max_controls, seed)
+        pools = control_pools(mean, deviation, int(n_controls), int(max_controls), seed)
         genes = np.union1d(requested.genes, pools[-1].genes) if pools else requested.genes
         deviation = np.where(deviation > 0, deviation, np.nan)  # effects on a constant gene cannot be standardised
 
