@@ -70,6 +70,8 @@ def test_shares_add_up_to_the_library_size(model):
 def test_chosen_genes_and_spots_are_columns_and_rows_of_the_whole(model, sections):
     whole = model.get_normalized_expression()
     genes, rows = list(sections.var_names[[70, 3]]), [200, 5, 5]
+    reversed_rows = np.arange(sections.n_obs)[::-1]
+    pd.testing.assert_frame_equal(model.get_normalized_expression(indices=reversed_rows), whole[::-1], rtol=1e-3)
     some = model.get_normalized_expression(sections, rows, genes=genes, batch_size=50)
     pd.testing.assert_frame_equal(some, whole[genes].iloc[rows], rtol=1e-3)
     np.testing.assert_allclose(model.get_normalized_expression(genes=genes, return_numpy=True), whole[genes], rtol=1e-5)

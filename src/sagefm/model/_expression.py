@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Sequence
 from itertools import chain
-from numbers import Real
 from typing import Literal
 
 import numpy as np
@@ -40,7 +39,8 @@ class ExpressionMixin(SpotModel):
         Four masks, which do not overlap, cover every gene of every spot once, and entries in a mask are predicted as by
         :meth:`impute_masked`: from the other genes of the spot and from its neighbours, where the gene is not masked.
         So the count of a gene in a spot does not enter its own denoised value. Then each gene is scaled within each
-        section, such that the expected counts of all spots add up to the measured ones.
+        section, such that the expected counts of all spots add up to the measured ones. This does not change a gene
+        that is predicted as zero in every spot.
 
         Masks do not depend on `genes`: the values of a gene are the same whichever other genes are requested.
 
@@ -107,14 +107,19 @@ class ExpressionMixin(SpotModel):
         masks = random_masks([seed], len(spots.genes), 1 / N_MASKS, N_MASKS)
         entries = (predicted_entries(self.module, spots, whole, mask, batch_size, fit=fit_section) for mask in masks)
         values = self._denoised(chain.from_iterable(entries), spots.sections[whole], positions, library_size)
-        values = values if len(whole) == len(rows) == spots.n_obs else values[np.searchsorted(whole, rows)]
+        if indices is not None:
+            values = values[np.searchsorted(whole, rows)]
         if layer_added is not None:
             write_layer(section, layer_added, rows, spots.columns[positions], values)
         return values if return_numpy else pd.DataFrame(values, section.obs_names[rows], spots.genes[positions])
 
     @torch.inference_mode()
     def _denoised(
-        self, entries: Iterable[Entries], sections: np.ndarray, positions: np.ndarray, library_size: float | str
+        self,
+        entries: Iterable[Entries],
+        sections: np.ndarray,
+        positions: np.ndarray,
+        library_size: float | Literal["latent"],
     ) -> np.ndarray:
         """Collect predictions of genes, by position, from `entries` of spots in `sections`, (spots, positions)."""
         names, numbers = np.unique(sections, return_inverse=True)
@@ -123,8 +128,8 @@ class ExpressionMixin(SpotModel):
         for places, encoded, logged in entries:  # each of one section
             masked = encoded.mask[:, positions]
             counts = torch.expm1(logged[:, positions]) / encoded.factor * masked
-            size = estimated_library_size(self.module, encoded)
-            values[places] += (counts if library_size == "latent" else counts / size * library_size).cpu().numpy()
+            share = counts / estimated_library_size(self.module, encoded)
+            values[places] += (counts if library_size == "latent" else share * library_size).cpu().numpy()
             expected[numbers[places[0]]] += counts.sum(0).cpu().numpy()
             measured[numbers[places[0]]] += (encoded.counts[:, positions] * masked).sum(0).cpu().numpy()
         ratio = np.divide(measured, expected, out=np.ones_like(expected), where=expected > 0).astype(np.float32)
@@ -147,8 +152,8 @@ def _measured_positions(genes: Sequence[str] | str | None, spots: Spots) -> np.n
     return positions
 
 
-def _refuse_library_size(library_size: object) -> None:
+def _refuse_library_size(library_size: float | str) -> None:
     """Raise unless `library_size` is a positive number or `"latent"`."""
-    is_number = isinstance(library_size, Real) and not isinstance(library_size, bool)
-    if not (library_size == "latent" or (is_number and 0 < library_size < np.inf)):
+    is_number = isinstance(library_size, int | float | np.number) and not isinstance(library_size, bool)
+    if not (library_size == "latent" or (is_number and 0 < float(library_size) < np.inf)):
         raise ValueError(f"library_size={library_size!r} must be a positive number or 'latent'.")

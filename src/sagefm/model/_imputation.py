@@ -77,8 +77,8 @@ class ImputationMixin(SpotModel):
             `scale="counts"`, its own total of counts: these three numbers are the only use that is made of the masked
             counts. For a gene missing from the panel, they are estimated from how the levels of the measured genes
             differ from the training data: by ridge regression over genes, on each gene's level in the training data
-            and on its weights in the decoder. `"training"`: the level of the training data, as if the section had
-            never been measured. With `scale_genes=False`, it is always the latter.
+            and on its weights in the decoder. All spots of a section are read for this, whatever the `indices`.
+            `"training"`: the level of the training data, whatever the section shows; with `scale_genes=False`, always.
 
         Returns
         -------
