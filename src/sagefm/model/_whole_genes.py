@@ -65,7 +65,7 @@ def _section_genes(
     patterns, counts, factor, size = map(np.concatenate, zip(*pieces, strict=True))
     levels = measured_levels(counts, factor, size, module.normalization.scale_floor)
     if (missing := ~spots.known[positions]).any():
-        decoder = module.decoder.weight.cpu().numpy()
+        decoder = module.decoder.weight.detach().cpu().numpy()
         levels = levels.replaced(missing, estimated_levels(spots, section, positions, decoder))
     values = levels.apply(patterns)
     if scale == "log1p":
