@@ -87,7 +87,7 @@ def test_the_pattern_is_that_of_the_network(model, other):
 
 
 def test_the_level_of_a_missing_gene_follows_the_genes_that_are_measured(model, sections):
-    """Genes that vary together change together: those of one programme are twice as high in the new section."""
+    """Genes that vary together change together: those along one latent axis are four times as high here."""
     new = sections[sections.obs["sample"] == "section_2"].copy()
     decoder = model.module.decoder.weight.detach().numpy()
     leading = np.argsort(-np.abs(decoder[:, 0]))[:60]
@@ -137,12 +137,8 @@ def test_with_few_known_genes_the_level_is_that_of_training(model, other):
     """All but five of the panel's genes are masked, too few to estimate the missing ones from."""
     panel, missing = other[:, :100].copy(), other.var_names[150]
     genes = [*panel.var_names[5:], missing]
-    level, training = (
-        model.impute_masked(panel, genes=genes, level=level, scale="log1p")[missing]
-        for level in ("section", "training")
-    )
-    assert level.mean() == pytest.approx(float(model.module.normalization.gene_mean[150]), abs=2e-3)
-    assert np.isfinite(training).all()
+    recovered = model.impute_masked(panel, genes=genes)[missing]
+    assert recovered.mean() == pytest.approx(float(model.module.normalization.gene_mean[150]), abs=2e-3)
 
 
 def test_without_standardisation_of_genes_the_level_is_that_of_training(sections):
