@@ -130,9 +130,9 @@ def test_a_gene_that_is_not_in_the_model_is_ignored():
 def test_a_tenth_of_the_genes_is_enough_and_less_is_rejected_with_the_coverage():
     assert (match_genes(MODEL, MODEL[:2]) >= 0).sum() == 2
     message = (
-        "The section has 1 of the model's 20 genes (5.0%); at least 10% are needed. Of the section's own 5 genes, "
-        "the model knows 20%. The model's genes look like ['GENE0', 'GENE1', 'GENE2'], the section's like ['GENE0', "
-        "'X', 'Y']. If a column of var holds the gene names, pass it as `gene_symbols`."
+        "The section has 1 of the model's 20 genes (5.0%); at least 10%, or 200 genes, are needed. Of the section's "
+        "own 5 genes, the model knows 20%. The model's genes look like ['GENE0', 'GENE1', 'GENE2'], the section's "
+        "like ['GENE0', 'X', 'Y']. If a column of var holds the gene names, pass it as `gene_symbols`."
     )
     with pytest.raises(ValueError, match=exactly(message)):
         match_genes(MODEL, pd.Index(["GENE0", "X", "Y", "Z", "U"]))

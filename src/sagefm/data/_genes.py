@@ -8,10 +8,13 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from sagefm._errors import MissingKeyError
+from sagefm._errors import GeneMismatchError, MissingKeyError
 from sagefm.data._selection import data_frame
 
-MIN_COVERAGE = 0.1
+# A section is accepted with this many of the model's genes, or with this share of them. With fewer, predictions are
+# worse than the mean of the neighbours (benchmarks/pretraining/small_panels.py).
+MIN_GENES, MIN_COVERAGE = 200, 0.1
+_ENSEMBL = {"human": r"ENSG\d{11}(\.\d+)?", "mouse": r"ENSMUSG\d{11}(\.\d+)?"}
 # How names of the section may differ from the model's, and what removes the difference.
 _DIFFERENCES = {
     "letter case, as mouse and human symbols do; map them to orthologues of the model's species first": str.upper,
@@ -74,13 +77,14 @@ def refuse_duplicates(names: pd.Index, what: str, remedy: str, effect: str = "")
 def match_genes(model_genes: pd.Index, section_genes: pd.Index) -> np.ndarray:
     """Return the column in the section of every gene of the model, or -1 for a gene missing from the panel."""
     columns = section_genes.get_indexer(model_genes)
-    coverage = float((columns >= 0).mean())
-    if coverage < MIN_COVERAGE:
-        raise ValueError(
-            f"The section has {int((columns >= 0).sum())} of the model's {len(model_genes)} genes ({coverage:.1%}); at "
-            f"least {MIN_COVERAGE:.0%} are needed. Of the section's own {len(section_genes)} genes, the model knows "
-            f"{section_genes.isin(model_genes).mean():.0%}. The model's genes look like {list(model_genes[:3])}, the "
-            f"section's like {list(section_genes[:3])}. {_hint(model_genes, section_genes)}"
+    n_known, coverage = int((columns >= 0).sum()), float((columns >= 0).mean())
+    if coverage < MIN_COVERAGE and n_known < MIN_GENES:
+        raise GeneMismatchError(
+            f"The section has {n_known} of the model's {len(model_genes)} genes ({coverage:.1%}); at least "
+            f"{MIN_COVERAGE:.0%}, or {MIN_GENES} genes, are needed. Of the section's own {len(section_genes)} genes, "
+            f"the model knows {section_genes.isin(model_genes).mean():.0%}. The model's genes look like "
+            f"{list(model_genes[:3])}, the section's like {list(section_genes[:3])}. "
+            f"{_hint(model_genes, section_genes)}"
         )
     return columns
 
@@ -93,6 +97,12 @@ def _hint(model_genes: pd.Index, section_genes: pd.Index) -> str:
             return f"Many names match except for {difference}."
     if known.mean() > 0.25:
         return "The names match, but the panel is small: train a model on the section itself, `SAGEFM(adata)`."
+    for species, identifier in _ENSEMBL.items():
+        if section_genes.str.fullmatch(identifier).mean() > 0.5 and not model_genes.str.fullmatch(identifier).any():
+            return (
+                f"The section's names are Ensembl identifiers of {species} genes, the model's are symbols. Pass the "
+                "column of var that holds the symbols as `gene_symbols`."
+            )
     return "If a column of var holds the gene names, pass it as `gene_symbols`."
 
 
