@@ -1,7 +1,7 @@
 """Compare a model trained on a section, pretrained weights as they are, and the same weights trained on the section.
 
     python benchmarks/pretraining/situations.py SECTIONS human-mini --sections her2st_andersson2021__F1 --out scores.csv
-    python benchmarks/pretraining/situations.py SECTIONS human-mini --sections ... --sizes 100 200 400 800 --out sizes.csv
+    python benchmarks/pretraining/situations.py SECTIONS human-mini --sections ... --sizes 100 200 400 800
 
 SECTIONS is a folder of `.h5ad` files. With `--sizes`, compact pieces of that many spots are used instead of the whole
 section. All three models are scored on the same held-out spots: mean r of the 500 most expressed genes that the weights
