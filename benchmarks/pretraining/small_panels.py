@@ -37,7 +37,7 @@ def main() -> None:
     warnings.simplefilter("ignore")
     table = pd.read_csv(arguments.table)
     wanted = table["sample"].isin(arguments.sections) if arguments.sections else table["split"].eq("test")
-    _genes.MIN_GENES = _genes.MIN_COVERAGE = 0  # smaller panels than users may pass are measured, too
+    _genes.MIN_COVERAGE = 0  # smaller panels than users may pass are measured, too
     rows = []
     for section in table[wanted].itertuples():
         adata = ad.read_h5ad(section.path)

@@ -11,9 +11,10 @@ from anndata import AnnData
 from sagefm._errors import GeneMismatchError, MissingKeyError
 from sagefm.data._selection import data_frame
 
-# A section is accepted with this many of the model's genes, or with this share of them. With fewer, predictions are
-# worse than the mean of the neighbours (benchmarks/pretraining/small_panels.py).
-MIN_GENES, MIN_COVERAGE = 200, 0.1
+# A section is accepted with this share of the model's genes, with this many of them, or with fewer if they are half of
+# its panel. Below that, predictions may be worse than the mean of the neighbours, and below `FEW_GENES` they are weaker
+# than with all genes (benchmarks/pretraining/small_panels.py).
+MIN_COVERAGE, MIN_GENES, MIN_GENES_OF_PANEL, FEW_GENES = 0.1, 200, 100, 1000
 _ENSEMBL = {"human": r"ENSG\d{11}(\.\d+)?", "mouse": r"ENSMUSG\d{11}(\.\d+)?"}
 # How names of the section may differ from the model's, and what removes the difference.
 _DIFFERENCES = {
@@ -78,13 +79,14 @@ def match_genes(model_genes: pd.Index, section_genes: pd.Index) -> np.ndarray:
     """Return the column in the section of every gene of the model, or -1 for a gene missing from the panel."""
     columns = section_genes.get_indexer(model_genes)
     n_known, coverage = int((columns >= 0).sum()), float((columns >= 0).mean())
-    if coverage < MIN_COVERAGE and n_known < MIN_GENES:
+    needed = MIN_GENES if n_known < len(section_genes) / 2 else MIN_GENES_OF_PANEL
+    if coverage < MIN_COVERAGE and n_known < needed:
         raise GeneMismatchError(
             f"The section has {n_known} of the model's {len(model_genes)} genes ({coverage:.1%}); at least "
-            f"{MIN_COVERAGE:.0%}, or {MIN_GENES} genes, are needed. Of the section's own {len(section_genes)} genes, "
-            f"the model knows {section_genes.isin(model_genes).mean():.0%}. The model's genes look like "
-            f"{list(model_genes[:3])}, the section's like {list(section_genes[:3])}. "
-            f"{_hint(model_genes, section_genes)}"
+            f"{MIN_COVERAGE:.0%}, or {MIN_GENES} genes, are needed ({MIN_GENES_OF_PANEL} if they are half of the "
+            f"section's). Of the section's own {len(section_genes)} genes, the model knows "
+            f"{section_genes.isin(model_genes).mean():.0%}. The model's genes look like {list(model_genes[:3])}, the "
+            f"section's like {list(section_genes[:3])}. {_hint(model_genes, section_genes)}"
         )
     return columns
 

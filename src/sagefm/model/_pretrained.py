@@ -14,8 +14,8 @@ from sagefm.model._base import SpotModel, require_training
 from sagefm.module import MaskedCenterModule
 from sagefm.weights import (
     CARD,
+    best_packaged_weights,
     find_weights,
-    packaged_weights,
     read_card,
     read_tensors,
     refuse_changed_card,
@@ -147,11 +147,10 @@ class PretrainedMixin(SpotModel):
         return load_trained(cls(adata, None if adata is not None else registry, **card["architecture"]), tensors)
 
 
-def _better_weights(names: pd.Index) -> str:
+def _better_weights(genes: pd.Index) -> str:
     """Return a sentence that names the packaged weights that know most of the genes, if there are any."""
-    known = {name: names.isin(read_card(folder)["genes"]).mean() for name, folder in packaged_weights().items()}
-    best = max(known, key=known.__getitem__)
-    return f" The packaged weights {best!r} know {known[best]:.0%} of them." if known[best] > 0.5 else ""
+    name, share = best_packaged_weights(genes)
+    return f" The packaged weights {name!r} know {share:.0%} of them." if share > 0.5 else ""
 
 
 def load_trained(model: Model, state: Mapping[str, torch.Tensor]) -> Model:
