@@ -61,9 +61,11 @@ class ImputationMixin(SpotModel):
         fit_section
             Whether, for `mask`, the decoder is first fitted to each section by ridge regression on its unmasked
             entries: its weights, and how much the mean of a gene over the neighbours contributes. This takes about
-            three times as long and recovers more, most of all in tissue that the model was not trained on. Whole
-            `genes` are always predicted by the network alone, because the section has no unmasked entries of them. So
-            is everything with `scale_genes=False`.
+            three times as long and recovers more, most of all in tissue that the model was not trained on. With False,
+            the weights are those of the network, and the contribution of a gene's mean over the neighbours follows from
+            its variance and its covariance with the spots, at little cost. Whole `genes` are always predicted by the
+            network alone, because the section has no unmasked entries of them. So is everything with
+            `scale_genes=False`.
         layer_added
             Name of a layer of `adata` to which the result is also written, NaN where nothing was requested.
         scale
