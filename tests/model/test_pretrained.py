@@ -74,6 +74,14 @@ def test_further_training_continues_from_the_weights(tissue, folder):
     np.testing.assert_allclose(model.module.decoder.bias.detach(), bias, atol=1e-5)
 
 
+def test_further_training_that_does_harm_leaves_the_weights_as_they_were(tissue, folder):
+    model = sagefm.SAGEFM.from_pretrained(folder, tissue.copy())
+    genes = list(model.genes[:5])
+    before = model.impute_masked(genes=genes)
+    model.train(max_epochs=2, plan_kwargs={"lr": 0.3}, **QUIET)
+    np.testing.assert_allclose(model.impute_masked(genes=genes), before, atol=1e-5)
+
+
 def test_setup_keys_of_the_section_may_differ(folder):
     adata = sagefm.datasets.simulated_tissue(16, 16, n_genes=150, n_interactions=2, n_sections=2)
     adata.layers["counts"], adata.X = adata.X, None
