@@ -137,7 +137,7 @@ def test_only_held_out_spots_are_scored(demo, section, tmp_path, monkeypatch):
     monkeypatch.setattr("sagefm.cli._demo_report.pl.recovery", lambda table: drawn.append(table) or draw(table))
     result = demo(section, tmp_path)
     assert result.exit_code == 0, result.output
-    (trained, first, table), (_, second, zero_shot) = calls
+    (_, second, zero_shot), (trained, first, table) = calls
     assert first["indices"].tolist() == second["indices"].tolist() == sorted(trained.validation_indices)
     assert table.attrs["spots"] == "held out" and first["n_masks"] == second["n_masks"] == 3
     n_spots = len(trained.validation_indices)
