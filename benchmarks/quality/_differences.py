@@ -11,7 +11,7 @@ REFERENCE = "sagefm"
 CONFIDENCE, N_RESAMPLES, SEED = 0.95, 9999, 0
 MIN_SECTIONS = 4  # fewer sections get no interval
 SECTIONS = list(PROTOCOL["domains"]["datasets"])
-CORTEX, CELLS = (PROTOCOL["domains"]["groups"][name] for name in ("cortex", "single_cells"))
+CORTEX, CELLS, NEW = (PROTOCOL["domains"]["groups"][name] for name in ("cortex", "single_cells", "new"))
 OTHERS = [name for name in SECTIONS if name not in CORTEX + CELLS]
 GROUPS = {"all": SECTIONS, "cortex, Visium": CORTEX, "other tissue, Visium and ST": OTHERS, "single cells": CELLS}
 
@@ -59,6 +59,12 @@ def mean_difference(values: pd.Series) -> Difference:
     options = {"confidence_level": CONFIDENCE, "n_resamples": N_RESAMPLES, "method": "percentile"}
     found = bootstrap((values,), np.mean, rng=np.random.default_rng(SEED), **options).confidence_interval
     return Difference(mean, float(found.low), float(found.high), len(values))
+
+
+def sections_higher(differences: pd.DataFrame) -> pd.Series:
+    """Return in how many of the sections the ARI of sagefm is higher than that of each method, as text."""
+    higher, known = (differences > 0).sum(), differences.notna().sum()
+    return higher.astype(str) + " of " + known.astype(str)
 
 
 def by_group(differences: pd.DataFrame) -> dict[str, dict[str, Difference]]:

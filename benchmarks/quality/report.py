@@ -11,7 +11,20 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from _differences import CELLS, CORTEX, GROUPS, OTHERS, REFERENCE, SECTIONS, by_group, by_section, paired
+from _differences import (
+    CELLS,
+    CORTEX,
+    GROUPS,
+    NEW,
+    OTHERS,
+    REFERENCE,
+    SECTIONS,
+    by_group,
+    by_section,
+    mean_difference,
+    paired,
+    sections_higher,
+)
 from _protocol import HERE, METHODS, PROTOCOL
 
 PCA_DOMAINS = "pca_domains"  # the row of PCA with the default of `tl.domains`
@@ -57,13 +70,26 @@ def with_table(text: str, name: str, table: str) -> str:
 
 def differences(scores: pd.DataFrame, smooth: int) -> pd.DataFrame:
     """Return one row per method: by how much the ARI of sagefm is higher, as a mean over sections with its interval."""
-    found = paired(scores, smooth).drop(columns=REFERENCE, errors="ignore")
-    if smooth == 0:
-        found[PCA_DOMAINS] = paired(scores, smooth=1)["pca"]
-    higher = {name: f"{(values > 0).sum()} of {values.notna().sum()}" for name, values in found.items()}
+    found = _paired(scores, smooth)
     table = pd.DataFrame({group: pd.Series(row).map(str) for group, row in by_group(found).items()})
-    table.insert(1, "sagefm higher in", pd.Series(higher))
-    return labelled(table.rename(index={"pca": PCA_DOMAINS} if smooth else {}), pd.Series(dtype=object))
+    table.insert(1, "sagefm higher in", sections_higher(found))
+    return labelled(table, pd.Series(dtype=object))
+
+
+def differences_new(scores: pd.DataFrame) -> pd.DataFrame:
+    """Return the same for the sections that the defaults of sagefm were not chosen on."""
+    columns = {}
+    for smooth, title in {1: "with `tl.domains`", 0: "as given"}.items():
+        found = _paired(scores, smooth).reindex(NEW).dropna(axis=1, how="all")
+        columns[title] = found.apply(lambda values: str(mean_difference(values)))
+        columns[f"sagefm higher in{' ' * (1 - smooth)}"] = sections_higher(found)
+    return labelled(pd.DataFrame(columns), pd.Series(dtype=object))
+
+
+def _paired(scores: pd.DataFrame, smooth: int) -> pd.DataFrame:
+    """Return paired differences with PCA in two rows: with `tl.domains`, and as given."""
+    averaged, found = paired(scores, smooth=1)["pca"], paired(scores, smooth).drop(columns=REFERENCE)
+    return (found.drop(columns="pca") if smooth else found).assign(**{PCA_DOMAINS: averaged}).dropna(axis=1, how="all")
 
 
 def domains(scores: pd.DataFrame, sections: list[str]) -> pd.DataFrame:
@@ -89,18 +115,22 @@ def _seeds(rows: pd.DataFrame, metric: str, n_sections: int) -> pd.Series:
     """Return the mean over sections and the mean of their standard deviations over seeds, as text."""
     by_seed = rows[rows["metric"] == metric].groupby(["method", "dataset", "seed", "cluster_seed"])["value"].mean()
     by_section = by_seed.groupby(["method", "dataset"]).agg(["mean", "std"]).fillna({"std": 0}).groupby("method")
-    table = by_section.mean().assign(n=by_section.size())
-    return table.apply(
-        lambda row: (
-            f"{row['mean']:.2f} ± {row['std']:.2f}" + (f" ({row['n']:.0f} of {n_sections})" * (row["n"] < n_sections))
-        ),
-        axis=1,
-    ).astype(object)
+    found = by_section.mean().assign(n=by_section.size())
+    text = {
+        name: f"{row['mean']:.2f} ± {row['std']:.2f}"
+        + (f" ({row['n']:.0f} of {n_sections})" if row["n"] < n_sections else "")
+        for name, row in found.iterrows()
+    }
+    return pd.Series(text, dtype=object)
 
 
 def sections(scores: pd.DataFrame) -> pd.DataFrame:
     """Return one row per section: the ARI of some methods, each with the default of `tl.domains`."""
-    table = by_section(scores, smooth=1).reindex(index=SECTIONS, columns=SHOWN).map("{:.2f}".format)
+    table = (
+        by_section(scores, smooth=1)
+        .reindex(index=SECTIONS, columns=SHOWN)
+        .map(lambda value: "" if np.isnan(value) else f"{value:.2f}")
+    )
     return table.rename(columns=ROWS | {"pca": ROWS[PCA_DOMAINS]}).rename_axis("").reset_index()
 
 
@@ -263,6 +293,7 @@ def _variants(scores: pd.DataFrame, columns: dict[str, pd.Series]) -> pd.DataFra
 TABLES: dict[str, tuple[str, Callable[[pd.DataFrame], pd.DataFrame]]] = {
     "differences": ("domains", lambda scores: differences(scores, smooth=1)),
     "differences_given": ("domains", lambda scores: differences(scores, smooth=0)),
+    "differences_new": ("domains", differences_new),
     "domains_cortex": ("domains", lambda scores: domains(scores, CORTEX)),
     "domains_others": ("domains", lambda scores: domains(scores, OTHERS)),
     "domains_cells": ("domains", lambda scores: domains(scores, CELLS)),
