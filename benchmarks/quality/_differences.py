@@ -13,7 +13,7 @@ MIN_SECTIONS = 4  # fewer sections get no interval
 SECTIONS = list(PROTOCOL["domains"]["datasets"])
 CORTEX, CELLS, NEW = (PROTOCOL["domains"]["groups"][name] for name in ("cortex", "single_cells", "new"))
 OTHERS = [name for name in SECTIONS if name not in CORTEX + CELLS]
-GROUPS = {"all": SECTIONS, "cortex, Visium": CORTEX, "other tissue, Visium and ST": OTHERS, "single cells": CELLS}
+GROUPS = {"all": SECTIONS, "cortex, Visium": CORTEX, "other tissue, legacy ST": OTHERS, "single cells": CELLS}
 
 
 class Difference(NamedTuple):
