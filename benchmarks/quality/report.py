@@ -331,7 +331,8 @@ def draw_differences(scores: pd.DataFrame, path: Path) -> None:
             place = {name: number + 0.3 * smooth - 0.15 for number, name in enumerate(order)}
             for name, (mean, low, high, _) in found[smooth][group].items():
                 panel.plot([low, high], [place[name]] * 2, color=color, linewidth=1.5)
-                panel.plot(mean, place[name], "o", color=color, markersize=4, label=label)
+                face = "white" if np.isnan(low) else color  # too few sections for an interval
+                panel.plot(mean, place[name], "o", color=color, markerfacecolor=face, markersize=4, label=label)
                 label = None
         panel.axvline(0, color="0.3", linewidth=0.8)
         panel.grid(axis="x", color="0.5", alpha=0.3)
