@@ -114,8 +114,8 @@ def domains(scores: pd.DataFrame, sections: list[str]) -> pd.DataFrame:
 def _seeds(rows: pd.DataFrame, metric: str, n_sections: int) -> pd.Series:
     """Return the mean over sections and the mean of their standard deviations over seeds, as text."""
     by_seed = rows[rows["metric"] == metric].groupby(["method", "dataset", "seed", "cluster_seed"])["value"].mean()
-    by_section = by_seed.groupby(["method", "dataset"]).agg(["mean", "std"]).fillna({"std": 0}).groupby("method")
-    found = by_section.mean().assign(n=by_section.size())
+    spread = by_seed.groupby(["method", "dataset"]).agg(["mean", "std"]).fillna({"std": 0}).groupby("method")
+    found = spread.mean().assign(n=spread.size())
     text = {
         name: f"{row['mean']:.2f} ± {row['std']:.2f}"
         + (f" ({row['n']:.0f} of {n_sections})" if row["n"] < n_sections else "")
