@@ -149,7 +149,7 @@ def test_only_held_out_spots_are_scored(demo, section, tmp_path, monkeypatch):
     assert f"truth in {n_spots} held-out spots" in result.output
     assert "In so few spots scores vary by chance" in result.output
     cells = next(line.split("  ") for line in result.output.splitlines() if line.strip().startswith("noise ceiling"))
-    r_max = drawn[0].dropna(subset="r").nlargest(500, "mean_expression")["r_max"].mean()
+    r_max = zero_shot.dropna(subset="r").nlargest(500, "mean_expression")["r_max"].mean()
     assert f"{r_max:.3f}" in [cell.strip() for cell in cells]
 
 
