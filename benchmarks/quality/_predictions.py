@@ -19,7 +19,7 @@ import sagefm
 from sagefm.model import fisher_average
 
 MAX_EPOCHS = 1000  # of the published network; its early stopping ends it before
-ALONE = "_alone"  # suffix: network alone, without the fit to the sections
+ALONE = "_alone"  # suffix: without the fit to the sections
 
 
 def measure(arguments: argparse.Namespace) -> Iterator[pd.DataFrame]:

@@ -38,7 +38,7 @@ ROWS = {
     "pca": LABELS["pca"],
     PCA_DOMAINS: "PCA and `tl.domains`",
     **LABELS,
-    **{f"{name}_alone": f"{LABELS[name]}, network alone" for name in OURS},
+    **{f"{name}_alone": f"{LABELS[name]}, not fitted" for name in OURS},
     "ceiling": "Noise ceiling",
 }
 BOLD = {name: f"**{ROWS[name]}**" for name in OURS}
