@@ -52,6 +52,9 @@ def run(
     with quiet():
         adata = _load(source, seed, console)
         _check_sections(adata, keys["sample_key"])
+        if source is None:
+            with messages(console):
+                show_packaged(adata, WEIGHTS, seed, console)
         truth = truth_of(adata, console)
         with messages(console):
             SAGEFM.setup_anndata(adata, **keys)
@@ -69,9 +72,6 @@ def run(
         scores = {} if truth is None else {name: _score(found, truth) for name, found in domains.items()}
         imputed = _imputed_genes(models[TRAINED], logged, graph, sections, held_out)
         report(console, recoveries, imputed, scores, n_domains)
-        if source is None:
-            with messages(console):
-                show_packaged(adata, WEIGHTS, seed, console)
         adata.obs[DOMAIN_KEY] = domains[SMOOTHED.format(TRAINED)]
         write(out, adata, recoveries[TRAINED], domains, scores, truth, sections, console)
 
