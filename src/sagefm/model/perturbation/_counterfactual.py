@@ -2,7 +2,8 @@
 
 A gene is one coordinate of the network's input, and the first convolution is linear. Setting a gene therefore moves the
 first convolution's output of a spot along one column of weights, by a distance that depends on the spot. Only the
-layers after the first are run again, and only the requested genes are decoded. The result is exact.
+layers after the first are run again, and only the requested genes are decoded. The result is exact. Predictions are
+read before negative values are set to zero, which would hide the effects on genes that are predicted to be near zero.
 """
 
 import copy
@@ -194,7 +195,8 @@ class Counterfactual:
 
     def _decode(self, hidden: Tensor, genes: np.ndarray, rows: np.ndarray) -> Tensor:
         units = self._units.of(rows, self._device, genes)
-        return self.module.decode(self.module.encoder.after_first_layer(hidden), units, self._tensor(genes))
+        latent = self.module.encoder.after_first_layer(hidden)
+        return self.module.decode_unrectified(latent, units, self._tensor(genes))
 
     def _tensor(self, array: np.ndarray) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(array)).to(self._device)
