@@ -1,6 +1,7 @@
 """What is compared on the same targets and the same matched genes: models, and correlations of the measured values."""
 
 from collections.abc import Callable, Iterable
+from functools import cache
 from pathlib import Path
 
 import anndata as ad
@@ -13,7 +14,7 @@ import sagefm
 from sagefm.data import Spots, registered_spots
 from sagefm.model.perturbation import Counterfactual, Levels, TargetSet, Where, masked_effects
 
-MAX_SPOTS = 512  # random spots over which effects are averaged
+MAX_SPOTS = 256  # random spots over which effects are averaged
 Effects = Callable[[TargetSet, Where], np.ndarray]  # on `genes` of the set
 
 
@@ -59,11 +60,13 @@ def effects_of(model: sagefm.SAGEFM, genes: pd.Index, seed: int = 0) -> Effects:
     _, deviation = spots.gene_moments(np.arange(spots.n_obs))
     own, groups = model.genes.get_indexer(genes), np.full((1, len(rows)), 1 / len(rows), dtype=np.float32)
 
+    @cache
+    def counterfactual(where: Where) -> Counterfactual:
+        return Counterfactual(model.module, spots, rows, np.arange(len(model.genes)), where, mask_targets=True)
+
     def effects(targets: TargetSet, where: Where) -> np.ndarray:
         read, source = own[targets.genes], own[targets.regulators]
-        used = np.union1d(read, source)
-        one = Counterfactual(model.module, spots, rows, used, where, mask_targets=True)
-        return masked_effects(one, source, read, Levels.parse(2), groups)[0] / deviation[read]
+        return masked_effects(counterfactual(where), source, read, Levels.parse(2), groups)[0] / deviation[read]
 
     return effects
 

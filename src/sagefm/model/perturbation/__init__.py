@@ -8,7 +8,7 @@ from sagefm.model.perturbation._pairs import ROLES, split
 from sagefm.model.perturbation._pathway_response import SetScores, masked_effects
 from sagefm.model.perturbation._target_sets import (
     MIN_TARGETS,
-    Section,
+    SectionGenes,
     TargetSet,
     read_net,
     regulators_of,

@@ -149,6 +149,23 @@ class Counterfactual:
                 self._mask(block, hidden, predicted, piece)
             yield piece, predicted
 
+    @torch.inference_mode()
+    def mean_changes(self, source: np.ndarray, levels: Levels, genes: np.ndarray, shares: np.ndarray) -> np.ndarray:
+        """Return the mean change of unmasked predictions from the first to the last level, (groups, genes).
+
+        `shares` (groups, rows) are the weights of the rows in each group. From the latent representation on, a
+        prediction is linear, so that only means over the rows of each section are decoded.
+        """
+        sections = np.unique(self._units.section[self.rows])
+        member = self._units.section[self.rows] == sections[:, None]
+        weights = self._tensor((shares[:, None] * member).reshape(-1, len(self.rows)).astype(np.float32))
+        moves, directions = self._tensor(self._moves(source, levels.ends)), self._directions(source)
+        low, high = (self.module.encoder.after_first_layer(self._hidden + move @ directions) for move in moves)
+        means = (weights @ (high - low)).reshape(len(shares), len(sections), -1)
+        changes = means @ self.module.decoder.weight[self._tensor(genes)].T
+        scale = self._units.of_sections(sections, self._device, genes).scale
+        return (changes if scale is None else changes * scale).sum(dim=1).cpu().numpy()
+
     def _directions(self, genes: np.ndarray) -> Tensor:
         """Return the weights of `genes` in the spot, then in the mean of its neighbours, (2k, hidden)."""
         return self._columns[:, np.searchsorted(self._genes, genes)].flatten(0, 1)

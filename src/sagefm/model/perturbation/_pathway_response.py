@@ -1,21 +1,42 @@
 """Effects of a source on a signed set of targets, compared with matched genes and with matched random sources."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, Self
 
 import numpy as np
+import pandas as pd
 import torch
 from scipy.stats import rankdata
 
+from sagefm.model._statistics import q_values
 from sagefm.model.perturbation._counterfactual import Counterfactual, Readout
 from sagefm.model.perturbation._levels import Levels
-from sagefm.model.perturbation._target_sets import TargetSet
+from sagefm.model.perturbation._target_sets import SectionGenes, TargetSet
 
-N_LEADING = 5  # targets that are named
+# Averages over some of the spots are enough: targets differ far more than spots do.
+_MAX_SPOTS, _MIN_SPOTS_PER_GROUP = 512, 64
+_N_LEADING = 5  # targets that are named
+_ORDER = (
+    "source",
+    "group",
+    "n_targets",
+    "effect",
+    "control_effect",
+    "auroc",
+    "sign_agreement",
+    "control_sign_agreement",
+    "p",
+    "q",
+    "leading_targets",
+    "n_spots",
+    "reason",
+)
 
 
 @dataclass(frozen=True)
 class SetScores:
-    """How the targets of a source respond, compared with matched genes, each (...) for effects (..., genes).
+    """Response of targets compared with matched genes, each of shape (...) for effects (..., genes).
 
     Parameters
     ----------
@@ -34,8 +55,8 @@ class SetScores:
     control_sign_agreement: np.ndarray
 
     @classmethod
-    def of(cls, effects: np.ndarray, targets: TargetSet) -> "SetScores":
-        """Score scaled effects on `targets.genes`, (..., genes)."""
+    def of(cls, effects: np.ndarray, targets: TargetSet) -> Self:
+        """Score scaled effects on the genes of a set, (..., genes)."""
         expected, n = effects * targets.all_signs, len(targets.targets)
         own, others = expected[..., :n], expected[..., n:]
         ranks = rankdata(expected, axis=-1)[..., :n].sum(axis=-1)
@@ -44,10 +65,77 @@ class SetScores:
         return cls(own.mean(axis=-1), others.mean(axis=-1), auroc, *right)
 
 
+@dataclass(frozen=True)
+class SetScreen:
+    """Sets of targets that are evaluated over groups of spots.
+
+    Parameters
+    ----------
+    counterfactual
+        Predictions for the spots.
+    section
+        The model's genes in the section.
+    levels
+        Levels of the regulators; effects are differences between the last and the first.
+    groups
+        Weight of each row in each group, (groups, rows).
+    """
+
+    counterfactual: Counterfactual
+    section: SectionGenes
+    levels: Levels
+    groups: np.ndarray
+
+    def table(
+        self,
+        sets: Mapping[str, TargetSet],
+        random_sources: Mapping[str, np.ndarray],
+        reasons: Mapping[str, str],
+        names: list[Any],
+        groupby: str | None,
+    ) -> pd.DataFrame:
+        """Return one row per source and group, those with a result first; `names` are those of the groups."""
+        labels = {"group": pd.Categorical(names, categories=names), "n_spots": (self.groups > 0).sum(axis=1)}
+        parts = []
+        for source, targets in sets.items():
+            columns = self._columns(targets, random_sources[source])
+            parts.append(pd.DataFrame(labels | columns | {"source": source, "n_targets": len(targets.targets)}))
+        parts += [pd.DataFrame(labels | {"source": source, "reason": reason}) for source, reason in reasons.items()]
+        table = pd.concat(parts, ignore_index=True)
+        table = table.fillna({"reason": "", "leading_targets": "", "n_targets": 0}).astype({"n_targets": int})
+        table["q"] = q_values(table["p"].to_numpy())
+        return table[[name for name in _ORDER if name != "group" or groupby is not None]]
+
+    def _columns(self, targets: TargetSet, random_sources: np.ndarray) -> dict[str, np.ndarray]:
+        """Return the columns of one set, each (groups,); `random_sources` is (sources, regulators)."""
+        effects = masked_effects(self.counterfactual, targets.regulators, targets.genes, self.levels, self.groups)
+        effects = effects / self.section.deviation[targets.genes]
+        columns = vars(SetScores.of(effects, targets)) | {"leading_targets": self._leading(effects, targets)}
+        return columns | {"p": self._p(targets, random_sources) if len(random_sources) else np.nan, "reason": ""}
+
+    def _p(self, targets: TargetSet, random_sources: np.ndarray) -> np.ndarray:
+        """Return the one-sided empirical p-value of the AUROC among those of random sources, (groups,)."""
+        effects = [
+            self.counterfactual.mean_changes(source, self.levels, targets.genes, self.groups)
+            for source in (targets.regulators, *random_sources)
+        ]
+        auroc = SetScores.of(np.stack(effects) / self.section.deviation[targets.genes], targets).auroc
+        return (auroc >= auroc[0]).mean(axis=0)
+
+    def _leading(self, effects: np.ndarray, targets: TargetSet) -> np.ndarray:
+        """Return the names of the targets with the largest effects of the expected sign, (groups,)."""
+        expected = effects[:, : len(targets.targets)] * targets.signs
+        genes = self.section.names[targets.targets]
+        order = np.argsort(-expected, axis=1, kind="stable")[:, :_N_LEADING]
+        return np.array(
+            [", ".join(genes[row[values[row] > 0]]) for row, values in zip(order, expected, strict=True)], dtype=object
+        )
+
+
 def masked_effects(
     counterfactual: Counterfactual, source: np.ndarray, genes: np.ndarray, levels: Levels, groups: np.ndarray
 ) -> np.ndarray:
-    """Return the mean effect of a source on each of `genes`, masked in the spot it is read in, (groups, genes)."""
+    """Return the mean effect of a source on each of `genes`, masked in the spot that is predicted, (groups, genes)."""
     ascending, places = np.unique(genes, return_inverse=True)
     total = torch.zeros((), dtype=torch.float64)
     for piece, predicted in counterfactual.responses(source, levels.ends, Readout(ascending)):
@@ -56,6 +144,8 @@ def masked_effects(
     return total.numpy()[:, places]
 
 
-def empirical_p(found: np.ndarray, controls: np.ndarray) -> np.ndarray:
-    """Return the one-sided empirical p-value of scores, (groups,), among those of random sources, (controls, groups)."""
-    return (1 + (controls >= found).sum(axis=0)) / (1 + len(controls))
+def sampled_spots(groups: np.ndarray, seed: int) -> np.ndarray:
+    """Return the positions of random spots of each group, ascending; `groups` is (groups, rows)."""
+    rng, size = np.random.default_rng(seed), max(_MAX_SPOTS // len(groups), _MIN_SPOTS_PER_GROUP)
+    return np.sort(np.concatenate([rng.permutation(np.flatnonzero(group))[:size] for group in groups]))
+

@@ -15,10 +15,10 @@ from sagefm.model.perturbation._pairs import ROLES, split
 Net = pd.DataFrame | Mapping[str, Sequence[str]]
 Regulators = Mapping[str, str | Sequence[str]]
 
-# Genes set for the pathways of PROGENy (Schubert et al. 2018; Holland et al. 2020), by their HGNC symbols: the ligand or
-# receptor that a pathway is named after (androgen and oestrogen: their receptors), otherwise the transcription factor
-# that mediates its response (Hypoxia: HIF1A, Semenza 2012; JAK-STAT: STAT1, Stark and Darnell 2012; WNT: CTNNB1,
-# Clevers and Nusse 2012) or the kinase that it is named after (MAPK, PI3K).
+# Genes that are set for the pathways of PROGENy (Schubert et al. 2018; Holland et al. 2020): the ligand or receptor that
+# a pathway is named after (for the hormones, their receptor), otherwise the transcription factor that mediates its
+# response (hypoxia: HIF1A, Semenza 2012; JAK-STAT: STAT1, Stark and Darnell 2012; WNT: CTNNB1, Clevers and Nusse 2012)
+# or the kinase that it is named after (MAPK, PI3K).
 PROGENY_REGULATORS: dict[str, str] = {
     "Androgen": "AR",
     "EGFR": "EGFR",
@@ -36,16 +36,16 @@ PROGENY_REGULATORS: dict[str, str] = {
     "p53": "TP53",
 }
 
-# Targets with counts in fewer spots show little of any effect; as are sets with few targets.
-MIN_DETECTED, MIN_TARGETS = 0.05, 5
+MIN_DETECTED = 0.05  # share of spots with counts of a target
+MIN_TARGETS = 5
 _N_MATCHED = 3  # matched genes for each target
 _NEAREST = 50  # genes among which those of a target are looked for; the closest may match several targets
 
 
-class Section(NamedTuple):
-    """What is known of the model's genes in the section: mean and standard deviation, share of spots with counts."""
+class SectionGenes(NamedTuple):
+    """The model's genes in a section: mean and standard deviation on the log scale, share of spots with counts."""
 
-    genes: pd.Index
+    names: pd.Index
     mean: np.ndarray
     deviation: np.ndarray
     detected: np.ndarray
@@ -147,6 +147,28 @@ def requested_sources(sources: Iterable[str] | str | None, table: pd.DataFrame) 
     return names
 
 
+def usable_sets(
+    table: pd.DataFrame, sources: Iterable[str], regulators: Regulators, section: SectionGenes, n_targets: int | None
+) -> tuple[dict[str, TargetSet], dict[str, str]]:
+    """Return the set of each source, and for the sources without one the reason; raise if there is no set."""
+    sets, reasons = {}, {}
+    for source in sources:
+        genes = regulators_of(source, regulators, section.names)
+        rows = table[table["source"] == source]
+        found = genes if isinstance(genes, str) else target_set(genes, rows, section, n_targets)
+        if isinstance(found, str):
+            reasons[source] = found
+        else:
+            sets[source] = found
+    if not sets:
+        source, reason = next(iter(reasons.items()))
+        raise ValueError(
+            f"None of the {len(reasons)} sources can be evaluated; {source!r}, for example: {reason}. Pass the genes to "
+            "set for each source as `regulators={source: gene}`."
+        )
+    return sets, reasons
+
+
 def regulators_of(source: str, regulators: Regulators, genes: pd.Index) -> np.ndarray | str:
     """Return the positions of the genes to set for a source, or the reason why there are none.
 
@@ -167,15 +189,15 @@ def regulators_of(source: str, regulators: Regulators, genes: pd.Index) -> np.nd
 def target_set(
     regulators: np.ndarray,
     rows: pd.DataFrame,
-    section: Section,
+    section: SectionGenes,
     n_targets: int | None,
     min_targets: int = MIN_TARGETS,
 ) -> TargetSet | str:
     """Return the targets of a source, whose `rows` of the net are given, or the reason why it cannot be evaluated."""
     absent = regulators[~(section.deviation[regulators] > 0)]
     if len(absent):
-        return f"no counts of {', '.join(section.genes[absent])}"
-    positions = section.genes.get_indexer(pd.Index(rows["target"]))
+        return f"no counts of {', '.join(section.names[absent])}"
+    positions = section.names.get_indexer(pd.Index(rows["target"]))
     excluded = np.union1d(positions[positions >= 0], regulators)
     usable = np.isin(positions, section.varying) & ~np.isin(positions, regulators)
     usable &= section.detected[positions] >= MIN_DETECTED
@@ -184,19 +206,18 @@ def target_set(
     targets, signs = targets[strongest], np.sign(weights[strongest])
     if len(targets) < min_targets:
         return f"only {len(targets)} targets are expressed"
-    controls, of_target = matched_genes(targets, excluded, section)
+    controls, of_target = _matched_genes(targets, excluded, section)
+    if len(controls) < len(targets):
+        return "too few other genes to compare with"
     return TargetSet(regulators, targets, signs, controls, signs[of_target], excluded)
 
 
-def matched_genes(targets: np.ndarray, excluded: np.ndarray, section: Section) -> tuple[np.ndarray, np.ndarray]:
+def _matched_genes(targets: np.ndarray, excluded: np.ndarray, section: SectionGenes) -> tuple[np.ndarray, np.ndarray]:
     """Return for each target the genes closest in mean and standard deviation, and the numbers of their targets.
 
     No gene is used twice, and none is `excluded`. Targets choose in turn, so that none of them has all the good ones.
     """
-    candidates = np.setdiff1d(section.varying, excluded)
-    moments = np.log(np.column_stack([section.mean, section.deviation]).clip(1e-12))
-    _, near = cKDTree(moments[candidates]).query(moments[targets], k=min(_NEAREST, len(candidates)))
-    near, used, chosen = candidates[near.reshape(len(targets), -1)], set(), []
+    near, used, chosen = _nearest(targets, excluded, section, _NEAREST), set(), []
     for _ in range(_N_MATCHED):
         for number, genes in enumerate(near.tolist()):
             if (gene := next((gene for gene in genes if gene not in used), None)) is not None:
@@ -206,10 +227,20 @@ def matched_genes(targets: np.ndarray, excluded: np.ndarray, section: Section) -
     return controls[:, 0], controls[:, 1]
 
 
-def control_regulators(targets: TargetSet, section: Section, n_controls: int) -> np.ndarray:
-    """Return `n_controls` random sources like the set's, (controls, regulators): matched genes for each regulator."""
-    candidates = np.setdiff1d(section.varying, targets.excluded)
+def random_sources(targets: TargetSet, section: SectionGenes, n_controls: int) -> np.ndarray:
+    """Return random sources to compare a set's with, (controls, regulators): genes that match each regulator.
+
+    The lists of the regulators are shifted, so that similar regulators are not replaced by the same gene at once.
+    """
+    near = _nearest(targets.regulators, targets.excluded, section, n_controls)
+    return np.stack([np.roll(genes, number) for number, genes in enumerate(near)], axis=1)
+
+
+def _nearest(genes: np.ndarray, excluded: np.ndarray, section: SectionGenes, n: int) -> np.ndarray:
+    """Return the `n` genes, or all there are, that are closest in mean and standard deviation, (genes, n)."""
+    candidates = np.setdiff1d(section.varying, excluded)
     moments = np.log(np.column_stack([section.mean, section.deviation]).clip(1e-12))
-    n = min(n_controls, len(candidates))
-    _, near = cKDTree(moments[candidates]).query(moments[targets.regulators], k=n)
-    return candidates[near.reshape(len(targets.regulators), n)].T
+    ranks = np.arange(1, min(n, len(candidates)) + 1)
+    if not len(ranks):
+        return np.empty((len(genes), 0), dtype=np.intp)
+    return candidates[cKDTree(moments[candidates]).query(moments[genes], k=ranks)[1]]
