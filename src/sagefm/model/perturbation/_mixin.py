@@ -103,8 +103,6 @@ class PerturbationMixin(SpotModel):
                 The effect in standard deviations of the target over all spots.
             ``slope``
                 Least-squares slope of the mean prediction on the source's mean level.
-            ``monotonicity``
-                Spearman correlation of mean prediction and level, from -1 to 1.
             ``reverse_effect``, ``scaled_reverse_effect``
                 Effect of the target, set between its own first and last level, on the source.
             ``neighbor_correlation``
