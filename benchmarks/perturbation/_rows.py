@@ -15,7 +15,7 @@ from sagefm.data import Spots, registered_spots
 from sagefm.model.perturbation import Counterfactual, Levels, TargetSet, Where, masked_effects
 
 MAX_SPOTS = 256  # random spots over which effects are averaged
-Effects = Callable[[TargetSet, Where], np.ndarray]  # on `genes` of the set
+Effects = Callable[[TargetSet, Where, bool], np.ndarray]  # on `genes` of the set; whether they are masked
 
 
 def spots_of(model: sagefm.SAGEFM) -> Spots:
@@ -64,9 +64,13 @@ def effects_of(model: sagefm.SAGEFM, genes: pd.Index, seed: int = 0) -> Effects:
     def counterfactual(where: Where) -> Counterfactual:
         return Counterfactual(model.module, spots, rows, np.arange(len(model.genes)), where, mask_targets=True)
 
-    def effects(targets: TargetSet, where: Where) -> np.ndarray:
+    def effects(targets: TargetSet, where: Where, masked: bool) -> np.ndarray:
         read, source = own[targets.genes], own[targets.regulators]
-        return masked_effects(counterfactual(where), source, read, Levels.parse(2), groups)[0] / deviation[read]
+        if masked:
+            found = masked_effects(counterfactual(where), source, read, Levels.parse(2), groups)
+        else:
+            found = counterfactual(where).mean_changes(source, Levels.parse(2), read, groups)
+        return found[0] / deviation[read]
 
     return effects
 
@@ -78,7 +82,7 @@ def section_correlation(spots: Spots) -> Effects:
     """Return the correlation of each target with the source, in the spot or averaged over its neighbours."""
     logged = spots.log(np.arange(spots.n_obs)).tocsc()
 
-    def correlations(targets: TargetSet, where: Where) -> np.ndarray:
+    def correlations(targets: TargetSet, where: Where, _: bool) -> np.ndarray:
         source = _upstream(logged[:, targets.regulators], spots, where)
         return _correlate(source, logged[:, targets.genes].toarray()).mean(axis=0)
 
@@ -98,7 +102,7 @@ def pooled_correlations(sections: Iterable[Spots], genes: pd.Index, needed: np.n
 def _looked_up(sums: dict[str, "_Sums"], needed: np.ndarray, across: bool) -> Effects:
     pooled = {where: total.correlations(across) for where, total in sums.items()}
 
-    def correlations(targets: TargetSet, where: Where) -> np.ndarray:
+    def correlations(targets: TargetSet, where: Where, _: bool) -> np.ndarray:
         rows = np.searchsorted(needed, targets.regulators)
         return pooled[where][rows][:, targets.genes].mean(axis=0)
 

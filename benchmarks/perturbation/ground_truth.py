@@ -56,7 +56,7 @@ class Question:
     """A section and the sets of targets that are asked of it, by net."""
 
     def __init__(self, weights: str, name: str, nets: dict[str, Net]) -> None:
-        self.name, self.adata = name, read(FOLDER / f"{name}.h5ad")
+        self.name, self.nets, self.adata = name, nets, read(FOLDER / f"{name}.h5ad")
         model = sagefm.SAGEFM.from_pretrained(weights, self.adata)
         self.adata = self.adata[:, self.adata.var_names.isin(model.genes)].copy()
         self.model = sagefm.SAGEFM.from_pretrained(weights, self.adata)
@@ -87,7 +87,7 @@ def scored(question: Question, net: str, method: str, effects: Effects, places: 
     """Yield the scores of a method for every source of a net."""
     for where in places:
         for source, targets in question.sets[net].items():
-            scores = SetScores.of(effects(targets, where), targets)
+            scores = SetScores.of(effects(targets, where, question.nets[net].masked), targets)
             yield {
                 "section": question.name,
                 "net": net,

@@ -68,13 +68,12 @@ def domains(
     (2, 1)
     """
     keys = [keys] if isinstance(keys, str) else list(keys)
-    return draw_maps(adata, keys, sample_key=sample_key, spatial_key=spatial_key, axes=axes)
+    return draw_maps(adata, keys, sample_key, spatial_key, axes)
 
 
 def draw_maps(
     adata: AnnData,
     keys: list[str],
-    *,
     sample_key: str | None,
     spatial_key: str,
     axes: Axes | Sequence[Axes] | np.ndarray | None,

@@ -83,8 +83,8 @@ def _dot_size(evidence: Any) -> Any:
 def _legend_of_q(ax: Axes) -> None:
     values = [1, 0.05, 0.01, 0.001]
     handles = [ax.scatter([], [], s=_dot_size(-np.log10(q)), color=NEUTRAL, label=f"{q:g}") for q in values]
-    place = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.1), "ncols": len(values)}
-    ax.legend(handles=handles, title="q", frameon=False, handletextpad=0.2, columnspacing=1, **place)
+    legend = ax.legend(handles=handles, title="q", ncols=len(values), loc="upper center", bbox_to_anchor=(0.5, -0.1))
+    legend.set_frame_on(False)
 
 
 def dose_response(response: pd.DataFrame, *, label: str | None = None, ax: Axes | None = None) -> Axes:
@@ -175,8 +175,7 @@ def effect_map(
         )
     light = AnnData(obs=adata.obs.assign(**{label: effect}), obsm=dict(adata.obsm))
     norm = CenteredNorm(halfrange=max(effect.abs().max(), 1e-12))
-    places = {"sample_key": sample_key, "spatial_key": spatial_key, "axes": axes}
-    grid = draw_maps(light, [label], **places, cmap=DIVERGING, norm=norm)
+    grid = draw_maps(light, [label], sample_key, spatial_key, axes, cmap=DIVERGING, norm=norm)
     for ax in grid.ravel():
         ax.set_title(ax.get_title().removeprefix(label).strip())
         ax.collections[0].colorbar.set_label(label)

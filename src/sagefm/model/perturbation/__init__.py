@@ -10,6 +10,7 @@ from sagefm.model.perturbation._target_sets import (
     MIN_TARGETS,
     SectionGenes,
     TargetSet,
+    random_sources,
     read_net,
     regulators_of,
     target_set,

@@ -347,8 +347,8 @@ class PerturbationMixin(SpotModel):
         genes = SectionGenes.of(spots)
         sets, reasons = usable_sets(table, requested_sources(sources, table), regulators or {}, genes, n_targets)
         controls = {source: random_sources(targets, genes, n_controls) for source, targets in sets.items()}
-        used = [part for found in sets.values() for part in (found.regulators, found.genes)]
-        used = np.unique(np.concatenate([*used, *(found.ravel() for found in controls.values())]))
+        parts = [part for found in sets.values() for part in (found.regulators, found.genes)]
+        used = np.unique(np.concatenate([*parts, *(found.ravel() for found in controls.values())]))
         counterfactual = Counterfactual(self.module, spots, rows, used, where, True, batch_size)
         _warn_of_extrapolation(counterfactual, {name: found.regulators for name, found in sets.items()}, doses)
         response = SetScreen(counterfactual, genes, doses, groups).table(sets, controls, reasons, names, groupby)

@@ -148,4 +148,3 @@ def sampled_spots(groups: np.ndarray, seed: int) -> np.ndarray:
     """Return the positions of random spots of each group, ascending; `groups` is (groups, rows)."""
     rng, size = np.random.default_rng(seed), max(_MAX_SPOTS // len(groups), _MIN_SPOTS_PER_GROUP)
     return np.sort(np.concatenate([rng.permutation(np.flatnonzero(group))[:size] for group in groups]))
-

@@ -15,10 +15,10 @@ from sagefm.model.perturbation._pairs import ROLES, split
 Net = pd.DataFrame | Mapping[str, Sequence[str]]
 Regulators = Mapping[str, str | Sequence[str]]
 
-# Genes that are set for the pathways of PROGENy (Schubert et al. 2018; Holland et al. 2020): the ligand or receptor that
-# a pathway is named after (for the hormones, their receptor), otherwise the transcription factor that mediates its
+# Genes that are set for the pathways of PROGENy (Schubert et al. 2018; Holland et al. 2020): the ligand or receptor a
+# pathway is named after (for the hormones, their receptor), otherwise the transcription factor that mediates its
 # response (hypoxia: HIF1A, Semenza 2012; JAK-STAT: STAT1, Stark and Darnell 2012; WNT: CTNNB1, Clevers and Nusse 2012)
-# or the kinase that it is named after (MAPK, PI3K).
+# or the kinase it is named after (MAPK, PI3K).
 PROGENY_REGULATORS: dict[str, str] = {
     "Androgen": "AR",
     "EGFR": "EGFR",
@@ -163,8 +163,8 @@ def usable_sets(
     if not sets:
         source, reason = next(iter(reasons.items()))
         raise ValueError(
-            f"None of the {len(reasons)} sources can be evaluated; {source!r}, for example: {reason}. Pass the genes to "
-            "set for each source as `regulators={source: gene}`."
+            f"None of the {len(reasons)} sources can be evaluated; {source!r}, for example: {reason}. Pass the genes "
+            "to set for each source as `regulators={source: gene}`, and sets whose genes the section expresses."
         )
     return sets, reasons
 
