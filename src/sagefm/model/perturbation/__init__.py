@@ -5,11 +5,12 @@ from sagefm.model.perturbation._counterfactual import Counterfactual, Readout, W
 from sagefm.model.perturbation._levels import Levels
 from sagefm.model.perturbation._mixin import PerturbationMixin
 from sagefm.model.perturbation._pairs import ROLES, split
-from sagefm.model.perturbation._pathway_response import SetScores, masked_effects
+from sagefm.model.perturbation._pathway_response import SetScores, masked_effects, sampled_spots
 from sagefm.model.perturbation._target_sets import (
     MIN_TARGETS,
     SectionGenes,
     TargetSet,
+    matched_genes,
     random_sources,
     read_net,
     regulators_of,

@@ -206,13 +206,13 @@ def target_set(
     targets, signs = targets[strongest], np.sign(weights[strongest])
     if len(targets) < min_targets:
         return f"only {len(targets)} targets are expressed"
-    controls, of_target = _matched_genes(targets, excluded, section)
+    controls, of_target = matched_genes(targets, excluded, section)
     if len(controls) < len(targets):
         return "too few other genes to compare with"
     return TargetSet(regulators, targets, signs, controls, signs[of_target], excluded)
 
 
-def _matched_genes(targets: np.ndarray, excluded: np.ndarray, section: SectionGenes) -> tuple[np.ndarray, np.ndarray]:
+def matched_genes(targets: np.ndarray, excluded: np.ndarray, section: SectionGenes) -> tuple[np.ndarray, np.ndarray]:
     """Return for each target the genes closest in mean and standard deviation, and the numbers of their targets.
 
     No gene is used twice, and none is `excluded`. Targets choose in turn, so that none of them has all the good ones.
