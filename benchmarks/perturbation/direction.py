@@ -56,7 +56,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", default="human-mini")
     parser.add_argument("--sections", nargs="+", default=SECTIONS)
-    parser.add_argument("--nets", nargs="+", default=["progeny", "collectri", "liana", "cellchat"], choices=list(NETS))
+    parser.add_argument("--nets", nargs="+", default=["progeny", "liana", "cellchat"], choices=list(NETS))
     parser.add_argument("--where", nargs="+", default=["self", "neighbors"])
     given = parser.parse_args()
     outside = [name for name in given.sections if name not in corpus_of(given.weights)]

@@ -59,9 +59,9 @@ def scored(question: Question, net: str, method: str, effects: Effects, places: 
             }
 
 
-def needed_sources(questions: list[Question], net: str) -> np.ndarray:
+def needed_sources(questions: list[Question]) -> np.ndarray:
     """Return the positions of all genes that are set, ascending."""
-    sets = [targets for question in questions for targets in question.sets[net].values()]
+    sets = [targets for question in questions for by_source in question.sets.values() for targets in by_source.values()]
     return np.unique(np.concatenate([targets.regulators for targets in sets]))
 
 
@@ -73,11 +73,12 @@ def all_scores(given: argparse.Namespace, corpus: list[str]) -> Iterator[dict]:
         for method, effects in methods_of(question, given.weights, given.methods):
             for net in nets:
                 yield from scored(question, net, method, effects, given.where)
-    for net in nets if "pooled" in given.methods else ():
-        genes, needed = questions[0].section.names, needed_sources(questions, net)
-        for method, effects in pooled_correlations(training_spots(given.weights, corpus), genes, needed).items():
+    if "pooled" in given.methods:
+        training, genes = training_spots(given.weights, corpus), questions[0].section.names
+        for method, effects in pooled_correlations(training, genes, needed_sources(questions)).items():
             for question in questions:
-                yield from scored(question, net, method, effects, given.where)
+                for net in nets:
+                    yield from scored(question, net, method, effects, given.where)
 
 
 def measure(given: argparse.Namespace) -> None:
