@@ -53,7 +53,7 @@ def human_section() -> ad.AnnData:
 
 def write_files(names: dict[str, Any]) -> None:
     """Write the files that the pages assume: sections, weights, embeddings and the published checkpoint."""
-    names["adata"].write_h5ad("section.h5ad")
+    names["human"].write_h5ad("section.h5ad")
     names["model"].save_pretrained("weights")
     write_sections()
     write_embedded()

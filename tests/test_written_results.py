@@ -71,7 +71,8 @@ def test_setup_embedding_and_imputation(trained_model, tissue, key):
     trained_model.get_latent_representation(adata, [0, 5], key_added=f"{key} of two")
     trained_model.get_latent_representation(adata, key_added=key)
     trained_model.impute_masked(adata, genes=list(adata.var_names[:2]), layer_added=key)
-    assert_written(adata, f"obsm/{key}", f"obsm/{key} of two", f"layers/{key}")
+    trained_model.get_normalized_expression(adata, genes=list(adata.var_names[:2]), layer_added=f"{key} 2")
+    assert_written(adata, f"obsm/{key}", f"obsm/{key} of two", f"layers/{key}", f"layers/{key} 2")
     with written(adata) as copies:
         for copy in copies:
             assert (copy.obsp["spatial_connectivities"] != adata.obsp["spatial_connectivities"]).nnz == 0
@@ -101,6 +102,12 @@ def test_annotation_with_classes_of_any_name(embedded, names, n_labelled):
     del adata.obs["kind"]  # the user's own column, which may be of mixed types
     places = ["obs/predicted", "obs/predicted_confidence", "obsm/predicted_probability", "uns/predicted_classes"]
     assert_written(adata, *places)
+
+
+def test_a_mapped_query(embedded):
+    query, reference = embedded[:100].copy(), embedded[100:].copy()
+    sagefm.tl.map_query(query, reference, "annotation", key_added="Typ ß")
+    assert_written(query, "obs/Typ ß", "obs/Typ ß_confidence", "obsm/Typ ß_probability", "uns/Typ ß_classes")
 
 
 @FEW

@@ -84,7 +84,7 @@ if __name__ == "__main__":
     warnings.simplefilter("ignore")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", default="human-mini")
-    parser.add_argument("--sections", nargs="+", default=["her2st_andersson2021__F1", "brain_ma2025__T2465"])
+    parser.add_argument("--sections", nargs="+", default=["her2st_andersson2021__F1", "brain_ma2025__T2791"])
     parser.add_argument("--n", type=int, default=150)
     parser.add_argument("--controls", type=int, default=300)
     parser.add_argument("--seed", type=int, default=0)

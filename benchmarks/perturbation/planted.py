@@ -41,7 +41,7 @@ def screened(seed: int) -> pd.DataFrame:
         "true": truth["interactions"][["source", "target", "sign"]],
         "matched": matched_random(model, truth["interactions"], seed, n_each=25),
         "decoy": truth["decoys"][["source", "target"]],
-        "null": null_pairs(model, 300, seed),
+        "null": null_pairs(model, 1000, seed),
     }
     pairs = pd.concat(kinds, names=["kind"]).reset_index("kind").drop_duplicates(["source", "target"])
     return model.perturb(pairs=pairs, seed=seed).merge(pairs, on=["source", "target"]).assign(seed=seed)
@@ -63,6 +63,8 @@ def report(table: pd.DataFrame, name: str) -> None:
         }
         lines = [f"{score} {auroc(truth, values.to_numpy())}" for score, values in scores.items()]
         print(f"  AUROC over {other}: " + ", ".join(lines))
+    found = [f"{(part['q'] < 0.05).sum()} of {len(part)} {kind}" for kind, part in table.groupby("kind")]
+    print(f"  q < 0.05: {', '.join(found)}; smallest p {table['p'].min():.1e}")
     test = kstest(null["p"], "uniform")
     print(
         f"  {len(null)} null pairs: share p < 0.05 {(null['p'] < 0.05).mean():.3f}, p < 0.01 "

@@ -25,3 +25,7 @@ def refuse_unknown(name: str, value: object, choices: Iterable[object]) -> None:
     """Raise unless the argument's value is one of the choices."""
     if value not in (choices := tuple(choices)):
         raise ValueError(f"{name}={value!r} is not known; it is one of {', '.join(map(repr, choices))}.")
+
+
+class GeneMismatchError(ValueError):
+    """Too few genes of a section are known to the model."""

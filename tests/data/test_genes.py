@@ -1,6 +1,7 @@
 """Genes are matched by their names in any order, and never guessed by position."""
 
 import re
+from contextlib import nullcontext
 
 import anndata as ad
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sagefm._errors import GeneMismatchError
 from sagefm.data import gene_names, match_genes, positions_of
 
 MODEL = pd.Index([f"GENE{i}" for i in range(20)])
@@ -130,12 +132,31 @@ def test_a_gene_that_is_not_in_the_model_is_ignored():
 def test_a_tenth_of_the_genes_is_enough_and_less_is_rejected_with_the_coverage():
     assert (match_genes(MODEL, MODEL[:2]) >= 0).sum() == 2
     message = (
-        "The section has 1 of the model's 20 genes (5.0%); at least 10% are needed. Of the section's own 5 genes, "
-        "the model knows 20%. The model's genes look like ['GENE0', 'GENE1', 'GENE2'], the section's like ['GENE0', "
-        "'X', 'Y']. If a column of var holds the gene names, pass it as `gene_symbols`."
+        "The section has 1 of the model's 20 genes (5.0%); at least 10%, or 200 genes, are needed (100 if they are "
+        "half of the section's). Of the section's own 5 genes, the model knows 20%. The model's genes look like "
+        "['GENE0', 'GENE1', 'GENE2'], the section's like ['GENE0', 'X', 'Y']. If a column of var holds the gene names, "
+        "pass it as `gene_symbols`."
     )
     with pytest.raises(ValueError, match=exactly(message)):
         match_genes(MODEL, pd.Index(["GENE0", "X", "Y", "Z", "U"]))
+
+
+@pytest.mark.parametrize(
+    ("n_known", "n_genes", "accepted"),
+    [(200, 1000, True), (199, 1000, False), (100, 200, True), (100, 201, False), (99, 99, False)],
+)
+def test_a_small_panel_is_accepted_with_200_known_genes_or_100_that_are_half_of_it(n_known, n_genes, accepted):
+    model_genes = pd.Index([f"GENE{i}" for i in range(5000)])
+    panel = model_genes[:n_known].append(pd.Index([f"OTHER{i}" for i in range(n_genes - n_known)]))
+    with nullcontext() if accepted else pytest.raises(GeneMismatchError, match="100 if they are half"):
+        assert (match_genes(model_genes, panel) >= 0).sum() == n_known
+
+
+@pytest.mark.parametrize(("species", "prefix"), [("human", "ENSG"), ("mouse", "ENSMUSG")])
+def test_ensembl_identifiers_are_named_with_their_species(species, prefix):
+    identifiers = pd.Index([f"{prefix}{i:011}" for i in range(20)])
+    with pytest.raises(GeneMismatchError, match=f"Ensembl identifiers of {species} genes.*`gene_symbols`"):
+        match_genes(MODEL, identifiers)
 
 
 def test_for_a_small_panel_of_known_names_a_model_of_its_own_is_suggested():

@@ -92,6 +92,21 @@ def annotated(w, names: list, unlabelled=None) -> sagefm.tl.AnnotationReport:
     return report
 
 
+def query_of_other_weights(w):
+    query = embedded(w)
+    query.obsm["X_sagefm"] = query.obsm["X_sagefm"][:, :3]
+    return sagefm.tl.map_query(query, embedded(w), "annotation")
+
+
+def query_with_labels(w) -> bool:
+    queries = embedded(w), embedded(w)
+    queries[0].obs["annotation"] = "other"
+    for query in queries:
+        sagefm.tl.map_query(query, embedded(w), "annotation", threshold=0)
+    first, second = (query.obs["annotation_predicted"].astype(str) for query in queries)
+    return first.equals(second) and "other" not in set(first)
+
+
 PAIRS = pd.DataFrame({"ligand": ["LIG1", "LIG1"], "receptor": ["TGT1", "GENE0001"]})
 
 
@@ -158,8 +173,10 @@ ROWS = [
         for name, use in {
             "get_latent_representation": lambda w: w.model.get_latent_representation(w.section(), key_added="a/b"),
             "impute_masked": lambda w: w.model.impute_masked(w.section(), genes=["LIG1"], layer_added="a/b"),
+            "get_normalized_expression": lambda w: w.model.get_normalized_expression(layer_added="a/b"),
             "tl.domains": lambda w: sagefm.tl.domains(embedded(w), 2, key_added="a/b"),
             "tl.annotate": lambda w: sagefm.tl.annotate(embedded(w), "annotation", key_added="a/b"),
+            "tl.map_query": lambda w: sagefm.tl.map_query(embedded(w), embedded(w), "annotation", key_added="a/b"),
         }.items()
     ],
     Row(
@@ -222,6 +239,11 @@ ROWS = [
         "`n_controls` below 0",
         lambda w: perturb(w, n_controls=-1),
         Raises(ValueError, "n_controls=-1 must be a whole number, 0 or more"),
+    ),
+    Row(
+        "`max_controls` that is not a whole number",
+        lambda w: perturb(w, n_controls=2, max_controls=2.5),
+        Raises(ValueError, "max_controls=2.5 must be a whole number, 0 or more"),
     ),
     Row(
         "more controls than there are genes",
@@ -351,6 +373,26 @@ ROWS = [
         "annotation with all labels in one group",
         lambda w: sagefm.tl.annotate(embedded(w, kind=GROUPS, slide="S1"), "kind", group_key="slide"),
         Raises(ValueError, "All labelled spots belong to one group"),
+    ),
+    Row(
+        "a query that was not embedded",
+        lambda w: sagefm.tl.map_query(w.section(), embedded(w), "annotation"),
+        Raises(KeyError, "use_rep='X_sagefm' is not in query.obsm"),
+    ),
+    Row(
+        "a reference that was not embedded",
+        lambda w: sagefm.tl.map_query(embedded(w), w.section(), "annotation"),
+        Raises(KeyError, "use_rep='X_sagefm' is not in reference.obsm"),
+    ),
+    Row(
+        "a query and a reference whose embeddings have different numbers of dimensions",
+        query_of_other_weights,
+        Raises(ValueError, "has 3 dimensions in `query` and .* in `reference`, so they cannot be of the same weights"),
+    ),
+    Row(
+        "a query with labels of its own",
+        query_with_labels,
+        Gives("they are not used, and predictions are as without them"),
     ),
     Row(
         "a section embedding by `statistics` unknown",

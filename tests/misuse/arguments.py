@@ -311,6 +311,21 @@ ROWS = [
         Raises(ValueError, "scale='log2' is not known; it is one of 'log1p', 'counts'"),
     ),
     Row(
+        "an unknown `level`",
+        lambda w: w.model.impute_masked(genes=["A"], level="own"),
+        Raises(ValueError, "level='own' is not known; it is one of 'section', 'training'"),
+    ),
+    Row(
+        "a library size of 0 for `get_normalized_expression`",
+        lambda w: w.model.get_normalized_expression(library_size=0),
+        Raises(ValueError, "library_size=0 must be a positive number or 'latent'"),
+    ),
+    Row(
+        "`get_normalized_expression` for a gene missing from the panel",
+        lambda w: w.model.get_normalized_expression(w.section()[:, 1:].copy(), genes=[w.section().var_names[0]]),
+        Raises(ValueError, "1 requested genes are not in the section.* no counts to denoise.*impute_masked"),
+    ),
+    Row(
         "`mask_fraction` of 0 in `get_masked_recovery`",
         lambda w: w.model.get_masked_recovery(mask_fraction=0),
         Raises(ValueError, "mask_fraction=0 must lie between 0 and 1"),

@@ -6,7 +6,7 @@ from misuse.table import SAME, Gives, Raises, Row, Warns
 
 import sagefm
 
-FEW = "of the model's 60 genes .*at least 10% are needed"
+FEW = "of the model's 60 genes .*at least 10%, or 200 genes, are needed"
 
 
 def names(w) -> list[str]:

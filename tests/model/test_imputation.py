@@ -66,19 +66,20 @@ def test_unmasked_counts_of_a_spot_change_its_prediction(model, tissue):
     assert not np.allclose(changed.iloc[20, :50], model.impute_masked(mask=mask).iloc[20, :50])
 
 
-def test_counts_of_masked_genes_do_not_change_any_prediction(model, tissue):
+def test_counts_of_masked_genes_do_not_change_any_prediction_at_the_level_of_training(model, tissue):
     genes = list(tissue.var_names[[3, 30, 77]])
     counts = tissue.X.toarray()
     counts[:, [3, 30, 77]] = np.random.default_rng(0).integers(0, 100, (tissue.n_obs, 3))
-    changed = model.impute_masked(with_counts(tissue, counts), genes=genes)
-    pd.testing.assert_frame_equal(changed, model.impute_masked(genes=genes), check_exact=True)
+    changed = model.impute_masked(with_counts(tissue, counts), genes=genes, level="training")
+    pd.testing.assert_frame_equal(changed, model.impute_masked(genes=genes, level="training"), check_exact=True)
 
 
 def test_a_gene_missing_from_the_panel_is_predicted_as_if_it_were_masked(model, tissue):
     gene = tissue.var_names[10]
     without = tissue[:, tissue.var_names != gene].copy()
     assert list(without.var_names) != list(tissue.var_names)
-    np.testing.assert_allclose(model.impute_masked(without, genes=[gene]), model.impute_masked(genes=[gene]), atol=1e-5)
+    missing, masked = (model.impute_masked(adata, genes=[gene], level="training") for adata in (without, tissue))
+    np.testing.assert_allclose(missing, masked, atol=1e-5)
 
 
 def test_a_single_gene_may_be_a_string(model, tissue):
@@ -121,15 +122,15 @@ def test_counts_are_predictions_at_the_library_size_of_the_unmasked_genes(model,
     gene = tissue.var_names[0]
     rest = np.asarray(tissue.X[:, 1:].sum(axis=1)).ravel()
     share = 1 - tissue.X[:, 0].sum() / tissue.X.sum()
-    logged = model.impute_masked(genes=gene)[gene]
-    counts = model.impute_masked(genes=gene, scale="counts")[gene]
+    logged = model.impute_masked(genes=gene, level="training")[gene]
+    counts = model.impute_masked(genes=gene, level="training", scale="counts")[gene]
     np.testing.assert_allclose(counts, np.expm1(logged) * rest / share / model.target_depth, rtol=1e-3)
 
 
 def test_counts_without_normalisation_are_expm1(tissue):
     model = trained(tissue, normalization="none")
     gene = tissue.var_names[0]
-    logged, counts = (model.impute_masked(genes=gene, scale=scale) for scale in ("log1p", "counts"))
+    logged, counts = (model.impute_masked(genes=gene, level="training", scale=scale) for scale in ("log1p", "counts"))
     np.testing.assert_allclose(counts, np.expm1(logged), rtol=1e-5)
 
 
@@ -166,6 +167,7 @@ def test_genes_of_the_section_that_are_not_in_the_model_stay_nan(model, tissue):
         ({"genes": ["GENE0001", "GENE0001"]}, "appear more than once"),
         ({"mask": np.zeros((3, 4), bool)}, r"`mask` has shape \(3, 4\); expected \(\d+, 150\)"),
         ({"genes": ["GENE0001"], "scale": "cpm"}, "scale='cpm' is not known"),
+        ({"genes": ["GENE0001"], "level": "own"}, "level='own' is not known; it is one of 'section', 'training'"),
     ],
 )
 def test_wrong_arguments_are_named(model, wrong, message):

@@ -194,6 +194,18 @@ def test_group_of_one_spot_has_an_effect_and_no_spread(sage, tissue):
     assert 0 < row["p"] <= 1
 
 
+def test_spots_of_one_section_do_not_depend_on_other_sections():
+    adata = sagefm.datasets.simulated_tissue(10, 10, n_genes=150, n_interactions=2, n_sections=2)
+    sagefm.SAGEFM.setup_anndata(adata, sample_key="sample")
+    model, first = trained(adata), np.flatnonzero(adata.obs["sample"] == adata.obs["sample"].iloc[0])
+    for mask in (True, False):
+        part, whole = (
+            model.get_dose_response("LIG1", "TGT1_TGT2", levels=[0, 1], indices=indices, mask_targets=mask)
+            for indices in (first, None)
+        )
+        pd.testing.assert_frame_equal(part, whole.iloc[first], atol=1e-6, rtol=0)
+
+
 def test_levels_on_every_scale(sage, tissue):
     measured = model_spots(sage).log(np.arange(tissue.n_obs)).toarray()[:, sage.genes.get_loc("LIG1")]
     for levels, expected in (
@@ -272,6 +284,7 @@ def test_planted_effects_are_found():
         ({"levels": "high"}, ValueError, "number of levels"),
         ({"where": "nearby"}, ValueError, "'neighbors', 'self', 'both'"),
         ({"n_controls": -1}, ValueError, "0 or more"),
+        ({"max_controls": 0.5}, ValueError, "max_controls=0.5 must be a whole number"),
         ({"groupby": "domain"}, KeyError, "not a column of obs"),
     ],
 )

@@ -59,7 +59,7 @@ def test_a_control_gene_is_never_compared_with_itself(trained_model, monkeypatch
     """Control sources and targets come from one pool, and a gene predicts itself best."""
     grids = []
     monkeypatch.setattr(
-        "sagefm.model.perturbation._controls.compare_with_controls",
+        "sagefm.model.perturbation._sequential.compare_with_controls",
         lambda grid: grids.append(grid) or compare_with_controls(grid),
     )
     table = trained_model.perturb("LIG1", "TGT1", n_controls=60)

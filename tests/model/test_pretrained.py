@@ -8,7 +8,8 @@ import pytest
 import torch
 
 import sagefm
-from sagefm.weights import CARD, WEIGHTS, find_weights
+from sagefm._errors import GeneMismatchError
+from sagefm.weights import CARD, WEIGHTS, find_weights, packaged_weights, read_card
 
 QUIET = {"enable_progress_bar": False, "accelerator": "cpu"}
 
@@ -71,6 +72,14 @@ def test_further_training_continues_from_the_weights(tissue, folder):
     model.train(max_epochs=1, plan_kwargs={"lr": 1e-9}, **QUIET)
     assert torch.equal(model.module.normalization.gene_scale, scale)
     np.testing.assert_allclose(model.module.decoder.bias.detach(), bias, atol=1e-5)
+
+
+def test_further_training_that_does_harm_leaves_the_weights_as_they_were(tissue, folder):
+    model = sagefm.SAGEFM.from_pretrained(folder, tissue.copy())
+    genes = list(model.genes[:5])
+    before = model.impute_masked(genes=genes)
+    model.train(max_epochs=2, plan_kwargs={"lr": 0.3}, **QUIET)
+    np.testing.assert_allclose(model.impute_masked(genes=genes), before, atol=1e-5)
 
 
 def test_setup_keys_of_the_section_may_differ(folder):
@@ -138,7 +147,7 @@ def test_a_tilde_is_the_home_folder(trained_model, tissue, latent, tmp_path, mon
 def test_a_folder_does_not_shadow_packaged_weights_of_that_name(trained_model, tissue, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     trained_model.save_pretrained("human-mini")
-    assert len(sagefm.SAGEFM.from_pretrained("human-mini").genes) == 16_848
+    assert len(sagefm.SAGEFM.from_pretrained("human-mini").genes) == 17_998
     for path in ("./human-mini", Path("human-mini")):
         assert sagefm.SAGEFM.from_pretrained(path).genes.equals(trained_model.genes)
 
@@ -227,3 +236,33 @@ def test_mouse_symbols_are_refused_with_advice(tissue, folder):
     mouse.var_names = mouse.var_names.str.capitalize()
     with pytest.raises(ValueError, match="orthologues of the model's species"):
         sagefm.SAGEFM.from_pretrained(folder, mouse)
+
+
+@pytest.mark.parametrize(("weights", "right"), [("human-mini", "mouse-mini"), ("mouse-mini", "human-mini")])
+def test_weights_of_the_other_species_are_refused_and_the_right_ones_named(weights, right):
+    section = sagefm.datasets.simulated_tissue(12, 12, n_genes=400)
+    section.var_names = read_card(packaged_weights()[right])["genes"][:400]
+    with pytest.raises(GeneMismatchError, match=f"The packaged weights '{right}' know 100% of them"):
+        sagefm.SAGEFM.from_pretrained(weights, section)
+
+
+@pytest.mark.parametrize("weights", ["human-mini", "mouse-mini"])
+def test_a_panel_of_300_known_genes_is_embedded_with_a_warning(weights, caplog):
+    section = sagefm.datasets.simulated_tissue(12, 12, n_genes=300)
+    section.var_names = read_card(packaged_weights()[weights])["genes"][:300]
+    model = sagefm.SAGEFM.from_pretrained(weights, section)
+    assert np.isfinite(model.get_latent_representation()).all()
+    assert "With 300 known genes, expect less" in caplog.text
+
+
+def test_packaged_weights_fit_in_25_megabytes_and_name_their_training_data():
+    folders = packaged_weights()
+    assert set(folders) == {"human-mini", "mouse-mini"}
+    assert sum(file.stat().st_size for folder in folders.values() for file in folder.iterdir()) < 25e6
+    for folder in folders.values():
+        sections = read_card(folder)["sections"]
+        assert len(sections) > 10 and all(section["licence"] and section["sha256"] for section in sections)
+
+
+def test_human_weights_know_mitochondrial_genes():
+    assert {"MT-CO1", "MT-ND4"} <= set(read_card(packaged_weights()["human-mini"])["genes"])

@@ -81,16 +81,6 @@ def test_a_gene_that_is_masked_in_every_spot_keeps_the_weights_of_the_network(mo
     assert decoder.neighbors.abs().mean() > 0.01
 
 
-def test_without_a_fit_the_decoder_is_the_one_of_the_network(model, tissue, mask):
-    spots = registered_spots(model.adata_manager, model.module.normalization)
-    one_pass = OnePass(model.module, spots, None, spots.units_without(mask))
-    decoder = section_decoder(model.module, one_pass, np.arange(spots.n_obs), mask, fit=False)
-    for piece in one_pass.masked(np.arange(20), mask):
-        with torch.inference_mode():
-            expected = model.module.decode(piece.latent, piece.units)
-        torch.testing.assert_close(decoder.decode(piece, one_pass), expected)
-
-
 def test_a_fit_to_a_few_spots_is_finite(model, tissue):
     few = tissue[:3].copy()
     mask = np.zeros(few.shape, dtype=bool)

@@ -197,7 +197,7 @@ BAD = {
     "negative": "negative values",
     "no coordinates": "neither a neighbour graph nor coordinates",
     "mouse": "mouse and human symbols",
-    "other genes": "at least 10% are needed",
+    "other genes": "at least 10%, or 200 genes, are needed",
     "truncated": "truncated",
     "text": "file signature not found",
 }

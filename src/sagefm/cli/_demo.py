@@ -21,17 +21,18 @@ from sagefm import tl
 from sagefm.cli._demo_packaged import show_packaged
 from sagefm.cli._demo_report import DOMAIN_KEY, are_categories, report, truth_of, write
 from sagefm.cli._output import messages, quiet, say
-from sagefm.data import SetupKeys, log_scaled, neighbor_mean_operator, reading
+from sagefm.data import SetupKeys, gene_names, log_scaled, neighbor_mean_operator, reading
 from sagefm.datasets import simulated_tissue
 from sagefm.model import SAGEFM, TOP, fisher_average, recovery_totals
+from sagefm.weights import best_packaged_weights
 
 WEIGHTS = "human-mini"
 DEFAULT_N_DOMAINS = 7
 N_COMPONENTS = 20
 N_IMPUTED_GENES = 3
 N_MASKS = 3  # that do not overlap: nine entries in ten are scored, as held-out spots may be few
-TRAINED, ZERO_SHOT = "SAGEFM", f"{WEIGHTS}, zero-shot"
-SMOOTHED = {TRAINED: "SAGEFM latent, neighbourhood mean", ZERO_SHOT: f"{ZERO_SHOT}, neighbourhood mean"}
+TRAINED = "SAGEFM"
+SMOOTHED = "{}, neighbourhood mean"
 SMOOTHED_PCA = "PCA of the smoothed counts"
 
 
@@ -55,14 +56,13 @@ def run(
         with messages(console):
             SAGEFM.setup_anndata(adata, **keys)
             n_domains = _number_of_domains(adata, truth, n_domains)
-            models = {TRAINED: _train(adata, max_epochs, seed, console)}
-            if source is not None:
-                models |= _pretrained(adata, keys, console)
+            models = {} if source is None else _pretrained(adata, keys, console)
+            models[TRAINED] = _train(adata, max_epochs, seed, console)
         logged = _log_normalized(adata, keys["layer"], models[TRAINED].target_depth)
         held_out = np.sort(models[TRAINED].validation_indices)
         recoveries = _recoveries(models, held_out, seed)
         sections, graph = SetupKeys(**keys).sections(adata), SetupKeys(**keys).graph(adata)
-        representations = {SMOOTHED[name]: model.get_latent_representation() for name, model in models.items()}
+        representations = {SMOOTHED.format(name): model.get_latent_representation() for name, model in models.items()}
         representations[SMOOTHED_PCA] = _smoothed_pca(logged, graph)
         domains = _domains(representations, graph, truth, n_domains, seed)
         scores = {} if truth is None else {name: _score(found, truth) for name, found in domains.items()}
@@ -71,7 +71,7 @@ def run(
         if source is None:
             with messages(console):
                 show_packaged(adata, WEIGHTS, seed, console)
-        adata.obs[DOMAIN_KEY] = domains[SMOOTHED[TRAINED]]
+        adata.obs[DOMAIN_KEY] = domains[SMOOTHED.format(TRAINED)]
         write(out, adata, recoveries[TRAINED], domains, scores, truth, sections, console)
 
 
@@ -115,12 +115,13 @@ def _train(adata: AnnData, max_epochs: int | None, seed: int, console: Console) 
 
 
 def _pretrained(adata: AnnData, keys: dict[str, Any], console: Console) -> dict[str, SAGEFM]:
-    """Set up the packaged weights with a copy of the section; empty if they do not know its genes."""
+    """Set up the packaged weights of the species with a copy of the section; empty if they do not know its genes."""
+    weights, _ = best_packaged_weights(gene_names(adata, keys["gene_symbols"]))
     try:
-        return {ZERO_SHOT: SAGEFM.from_pretrained(WEIGHTS, adata.copy(), **keys)}
+        return {f"{weights}, zero-shot": SAGEFM.from_pretrained(weights, adata.copy(), **keys)}
     except ValueError as error:
         reason = str(error).split(". ")[0]
-        say(console, f"{WEIGHTS}, the weights that come with sagefm, are left out: {reason}.")
+        say(console, f"{weights}, the weights that come with sagefm, are left out: {reason}.")
         return {}
 
 

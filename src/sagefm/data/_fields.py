@@ -15,7 +15,7 @@ from sagefm._errors import MissingKeyError, refuse_unknown
 from sagefm._logging import logger
 from sagefm.data._advice import warn_of_other_features, warn_of_unmeasured, where_counts_are
 from sagefm.data._counts import checked_totals, computed, looks_like_counts
-from sagefm.data._genes import gene_names, match_genes, refuse_duplicates
+from sagefm.data._genes import FEW_GENES, MIN_COVERAGE, gene_names, match_genes, refuse_duplicates
 from sagefm.data._graph import KINDS, GraphKind, build_graph, check_graph
 from sagefm.data._section_columns import section_columns, warn_outside_tissue
 from sagefm.data._selection import obs_column
@@ -139,6 +139,11 @@ class CountsField(LayerField):
         n_known = int((match_genes(genes, gene_names(adata_target, self._keys.gene_symbols)) >= 0).sum())
         if n_known < len(genes):
             logger.info(f"{n_known} of the model's {len(genes)} genes ({n_known / len(genes):.1%}) are in the section.")
+        if n_known < min(FEW_GENES, MIN_COVERAGE * len(genes)):
+            logger.warning(
+                f"With {n_known} known genes, expect less than with a whole transcriptome: compare "
+                "`get_masked_recovery` with the mean of the neighbours and with a model trained on the section."
+            )
         own = self._checked_state(adata_target)
         return {**state_registry, self.N_OBS_KEY: own[self.N_OBS_KEY], self.WHOLE_KEY: own[self.WHOLE_KEY]}
 

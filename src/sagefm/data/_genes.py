@@ -8,10 +8,14 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from sagefm._errors import MissingKeyError
+from sagefm._errors import GeneMismatchError, MissingKeyError
 from sagefm.data._selection import data_frame
 
-MIN_COVERAGE = 0.1
+# A section is accepted with this share of the model's genes, with this many of them, or with fewer if they are half of
+# its panel. Below that, predictions may be worse than the mean of the neighbours, and below `FEW_GENES` they are weaker
+# than with all genes (benchmarks/pretraining/small_panels.py).
+MIN_COVERAGE, MIN_GENES, MIN_GENES_OF_PANEL, FEW_GENES = 0.1, 200, 100, 1000
+_ENSEMBL = {"human": r"ENSG\d{11}(\.\d+)?", "mouse": r"ENSMUSG\d{11}(\.\d+)?"}
 # How names of the section may differ from the model's, and what removes the difference.
 _DIFFERENCES = {
     "letter case, as mouse and human symbols do; map them to orthologues of the model's species first": str.upper,
@@ -74,11 +78,13 @@ def refuse_duplicates(names: pd.Index, what: str, remedy: str, effect: str = "")
 def match_genes(model_genes: pd.Index, section_genes: pd.Index) -> np.ndarray:
     """Return the column in the section of every gene of the model, or -1 for a gene missing from the panel."""
     columns = section_genes.get_indexer(model_genes)
-    coverage = float((columns >= 0).mean())
-    if coverage < MIN_COVERAGE:
-        raise ValueError(
-            f"The section has {int((columns >= 0).sum())} of the model's {len(model_genes)} genes ({coverage:.1%}); at "
-            f"least {MIN_COVERAGE:.0%} are needed. Of the section's own {len(section_genes)} genes, the model knows "
+    n_known, coverage = int((columns >= 0).sum()), float((columns >= 0).mean())
+    needed = MIN_GENES if n_known < len(section_genes) / 2 else MIN_GENES_OF_PANEL
+    if coverage < MIN_COVERAGE and n_known < needed:
+        raise GeneMismatchError(
+            f"The section has {n_known} of the model's {len(model_genes)} genes ({coverage:.1%}); at least "
+            f"{MIN_COVERAGE:.0%}, or {MIN_GENES} genes, are needed ({MIN_GENES_OF_PANEL} if they are half of the "
+            f"section's). Of the section's own {len(section_genes)} genes, the model knows "
             f"{section_genes.isin(model_genes).mean():.0%}. The model's genes look like {list(model_genes[:3])}, the "
             f"section's like {list(section_genes[:3])}. {_hint(model_genes, section_genes)}"
         )
@@ -93,6 +99,12 @@ def _hint(model_genes: pd.Index, section_genes: pd.Index) -> str:
             return f"Many names match except for {difference}."
     if known.mean() > 0.25:
         return "The names match, but the panel is small: train a model on the section itself, `SAGEFM(adata)`."
+    for species, identifier in _ENSEMBL.items():
+        if section_genes.str.fullmatch(identifier).mean() > 0.5 and not model_genes.str.fullmatch(identifier).any():
+            return (
+                f"The section's names are Ensembl identifiers of {species} genes, the model's are symbols. Pass the "
+                "column of var that holds the symbols as `gene_symbols`."
+            )
     return "If a column of var holds the gene names, pass it as `gene_symbols`."
 
 

@@ -15,16 +15,23 @@ from sagefm._errors import DivergedError
 
 
 class BestWeights(Callback):
-    """Keep the weights with the lowest validation loss in memory, and restore them when training ends in any way."""
+    """Keep the weights with the lowest validation loss in memory, and restore them when training ends in any way.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    initial
+        Whether the weights from before training count: Lightning's sanity check then has to run on all validation data.
+    """
+
+    def __init__(self, *, initial: bool = False) -> None:
+        self.initial = initial
         self.loss: float = math.inf
         self.weights: dict[str, torch.Tensor] = {}
 
     def on_validation_end(self, trainer: Trainer, pl_module: TrainingPlan) -> None:
         """Copy the weights if they are the best so far."""
         loss = float(trainer.callback_metrics.get("validation_loss", math.inf))
-        if not trainer.sanity_checking and loss < self.loss:
+        if (self.initial or not trainer.sanity_checking) and loss < self.loss:
             self.loss, self.weights = loss, _copied(pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: TrainingPlan) -> None:

@@ -1,20 +1,23 @@
 """Imputation: predict masked entries, whole masked genes, and genes missing from a section's panel."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
-import torch
 from anndata import AnnData
 from scvi import settings
+from torch import Tensor
 
 from sagefm._errors import refuse_unknown
-from sagefm.data import Spots, checked_rows, positions_of, refuse_unwritable_key
+from sagefm.data import Mask, Spots, checked_rows, positions_of, refuse_unwritable_key
 from sagefm.model._base import SpotModel, require_training
-from sagefm.module import Encoded, OnePass, section_decoder
+from sagefm.model._whole_genes import Scale, at_section_level, at_training_level, on_scale
+from sagefm.module import Encoded, MaskedCenterModule, OnePass, section_decoder
+
+Entries = tuple[np.ndarray, Encoded, Tensor]  # see predicted_entries
 
 
 class ImputationMixin(SpotModel):
@@ -31,6 +34,7 @@ class ImputationMixin(SpotModel):
         fit_section: bool = True,
         layer_added: str | None = None,
         scale: Literal["log1p", "counts"] = "log1p",
+        level: Literal["section", "training"] = "section",
     ) -> pd.DataFrame:
         """Predict expression that is masked from the model.
 
@@ -57,15 +61,26 @@ class ImputationMixin(SpotModel):
         fit_section
             Whether, for `mask`, the decoder is first fitted to each section by ridge regression on its unmasked
             entries: its weights, and how much the mean of a gene over the neighbours contributes. This takes about
-            three times as long and recovers more, most of all in tissue that the model was not trained on. Whole
-            `genes` are always predicted by the network alone, because the section has no unmasked entries of them. So
-            is everything with `scale_genes=False`.
+            three times as long and recovers more, most of all in tissue that the model was not trained on. With False,
+            the weights are those of the network, and the contribution of a gene's mean over the neighbours follows from
+            its variance and its covariance with the spots, at little cost. Whole `genes` are always predicted by the
+            network alone, because the section has no unmasked entries of them. So is everything with
+            `scale_genes=False`.
         layer_added
             Name of a layer of `adata` to which the result is also written, NaN where nothing was requested.
         scale
             `"log1p"`: the natural log of one plus counts scaled to the model's target depth (see :attr:`target_depth`),
             or of one plus raw counts with `normalization="none"`. `"counts"`: expected raw counts, at the library size
-            estimated from the unmasked genes of the spot.
+            estimated from the unmasked genes of the spot. Entries of a `mask`, and genes at the level of the training
+            data, are transformed back from the log scale without correction, which makes rare genes too low.
+        level
+            The level of whole `genes`. `"section"`: the network predicts the pattern, and the level is the section's
+            own. A gene that the section measures gets its own mean and standard deviation on the log scale, and, with
+            `scale="counts"`, its own total of counts: these three numbers are the only use that is made of the masked
+            counts. For a gene missing from the panel, they are estimated from how the levels of the measured genes
+            differ from the training data: by ridge regression over genes, on each gene's level in the training data
+            and on its weights in the decoder. All spots of a section are read for this, whatever the `indices`.
+            `"training"`: the level of the training data, whatever the section shows; with `scale_genes=False`, always.
 
         Returns
         -------
@@ -104,6 +119,7 @@ class ImputationMixin(SpotModel):
         if (genes is None) == (mask is None):
             raise ValueError("Pass either `genes`, to mask whole genes, or `mask`, to mask single entries; not both.")
         refuse_unknown("scale", scale, ("log1p", "counts"))
+        refuse_unknown("level", level, ("section", "training"))
         positions = np.empty(0, dtype=int) if genes is None else positions_of(genes, self.genes)
         section, spots = self._read(adata, np.isin(np.arange(len(self.genes)), positions))
         rows = checked_rows(indices, spots.n_obs)
@@ -114,48 +130,52 @@ class ImputationMixin(SpotModel):
                     f"{len(missing)} requested genes are not in the section, so they have no column in a layer, for "
                     f"example {missing[0]!r}. Leave out `layer_added` and use the returned DataFrame."
                 )
-            values = self._impute_genes(OnePass(self.module, spots, batch_size), rows, positions, scale)
+            predict = at_section_level if level == "section" and self.module.scale_genes else at_training_level
+            values = predict(self.module, spots, rows, positions, batch_size, scale)
         else:
             columns, names = np.arange(section.n_vars), section.var_names
             mask = checked_mask(mask, section)
             _warn_of_unknown_genes(mask[rows], spots, names)
             values = self._impute_entries(spots, rows, mask, scale, batch_size, fit=fit_section)
         if layer_added is not None:
-            layer = np.full(section.shape, np.nan, dtype=np.float32)
-            layer[np.ix_(rows, columns)] = values
-            section.layers[layer_added] = layer
+            write_layer(section, layer_added, rows, columns, values)
         return pd.DataFrame(values, index=section.obs_names[rows], columns=names)
 
-    @torch.inference_mode()
-    def _impute_genes(self, one_pass: OnePass, rows: np.ndarray, positions: np.ndarray, scale: str) -> np.ndarray:
-        """Predict genes that are masked in every spot, (rows, positions)."""
-        genes, values = torch.from_numpy(positions).to(self.module.device), []
-        for piece in one_pass.unmasked(rows):
-            predicted = self.module.decode(piece.latent, piece.units.of_genes(genes), genes)
-            values.append(_on_scale(scale, predicted, piece))
-        return np.concatenate(values)
-
     def _impute_entries(
-        self, spots: Spots, rows: np.ndarray, requested: Any, scale: str, batch_size: int | None, *, fit: bool
+        self, spots: Spots, rows: np.ndarray, requested: Any, scale: Scale, batch_size: int | None, *, fit: bool
     ) -> np.ndarray:
         """Predict requested entries, masked in their own spot; NaN elsewhere, (rows, genes of the section)."""
         values = np.full((len(rows), requested.shape[1]), np.nan, dtype=np.float32)
         mask, known = ModelMask(requested, spots.columns), spots.known
-        one_pass = OnePass(self.module, spots, batch_size, spots.units_without(mask))
-        for name in np.unique(spots.sections[rows]):
-            places = np.flatnonzero(spots.sections[rows] == name)
-            decoder = section_decoder(self.module, one_pass, np.flatnonzero(spots.sections == name), mask, fit=fit)
-            for piece in one_pass.masked(rows[places], mask):
-                now, places = np.split(places, [len(piece.rows)])
-                predicted = _on_scale(scale, decoder.decode(piece, one_pass), piece)
-                predicted[~piece.mask.cpu().numpy()] = np.nan
-                values[np.ix_(now, spots.columns[known])] = predicted[:, known]
+        for places, encoded, logged in predicted_entries(self.module, spots, rows, mask, batch_size, fit=fit):
+            predicted = on_scale(scale, logged, encoded)
+            predicted[~encoded.mask.cpu().numpy()] = np.nan
+            values[np.ix_(places, spots.columns[known])] = predicted[:, known]
         return values
 
 
-def _on_scale(scale: str, logged: torch.Tensor, encoded: Encoded) -> np.ndarray:
-    """Return log-scale predictions as they are, or as expected counts at the estimated library sizes."""
-    return (logged if scale == "log1p" else torch.expm1(logged) / encoded.factor).cpu().numpy()
+def predicted_entries(
+    module: MaskedCenterModule, spots: Spots, rows: np.ndarray, mask: Mask, batch_size: int | None, *, fit: bool
+) -> Iterator[Entries]:
+    """Yield pieces of `rows`, encoded without the entries of the centres that are in `mask`.
+
+    Each piece comes with its places in `rows`, and with predictions of all genes on the log scale, (n, genes). `fit` is
+    whether the decoder is fitted to each section.
+    """
+    one_pass = OnePass(module, spots, batch_size, spots.units_without(mask))
+    for name in np.unique(spots.sections[rows]):
+        places = np.flatnonzero(spots.sections[rows] == name)
+        decoder = section_decoder(module, one_pass, np.flatnonzero(spots.sections == name), mask, fit=fit)
+        for encoded in one_pass.masked(rows[places], mask):
+            now, places = np.split(places, [len(encoded.rows)])
+            yield now, encoded, decoder.decode(encoded, one_pass)
+
+
+def write_layer(adata: AnnData, key: str, rows: np.ndarray, columns: np.ndarray, values: np.ndarray) -> None:
+    """Write `values`, (rows, columns), to a layer, which is NaN elsewhere."""
+    layer = np.full(adata.shape, np.nan, dtype=np.float32)
+    layer[np.ix_(rows, columns)] = values
+    adata.layers[key] = layer
 
 
 def checked_mask(mask: Any, adata: AnnData) -> np.ndarray | sp.csr_matrix:

@@ -8,11 +8,19 @@ import pandas as pd
 import torch
 from anndata import AnnData
 
-from sagefm._errors import refuse_unknown
-from sagefm.data import SetupKeys, make_registry
+from sagefm._errors import GeneMismatchError, refuse_unknown
+from sagefm.data import SetupKeys, gene_names, make_registry
 from sagefm.model._base import SpotModel, require_training
 from sagefm.module import MaskedCenterModule
-from sagefm.weights import CARD, find_weights, read_card, read_tensors, refuse_changed_card, write_weights
+from sagefm.weights import (
+    CARD,
+    best_packaged_weights,
+    find_weights,
+    read_card,
+    read_tensors,
+    refuse_changed_card,
+    write_weights,
+)
 
 Model = TypeVar("Model", bound=SpotModel)
 
@@ -132,8 +140,17 @@ class PretrainedMixin(SpotModel):
         _refuse_misfit(cls, registry, card["architecture"], tensors, folder)
         refuse_changed_card(card, folder)
         if adata is not None:
-            cls.setup_anndata(adata, source_registry=registry, **vars(keys), graph=graph)
+            try:
+                cls.setup_anndata(adata, source_registry=registry, **vars(keys), graph=graph)
+            except GeneMismatchError as error:
+                raise GeneMismatchError(f"{error}{_better_weights(gene_names(adata, gene_symbols))}") from None
         return load_trained(cls(adata, None if adata is not None else registry, **card["architecture"]), tensors)
+
+
+def _better_weights(genes: pd.Index) -> str:
+    """Return a sentence that names the packaged weights that know most of the genes, if there are any."""
+    name, share = best_packaged_weights(genes)
+    return f" The packaged weights {name!r} know {share:.0%} of them." if share > 0.5 else ""
 
 
 def load_trained(model: Model, state: Mapping[str, torch.Tensor]) -> Model:

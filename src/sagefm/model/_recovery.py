@@ -71,7 +71,8 @@ class RecoveryMixin(SpotModel):
             With three masks of 30 %, nine entries in ten are scored instead of three, which makes correlations more
             precise.
         fit_section
-            As in :meth:`impute_masked`. False scores what the network alone has learnt.
+            As in :meth:`impute_masked`. False scores what the network has learnt, plus the contribution of each gene's
+            mean over the neighbours.
         seed
             Seed of the masks: an integer or several.
         indices

@@ -22,6 +22,7 @@ from sagefm.data import (
     refuse_unwritable_key,
 )
 from sagefm.model._base import refuse_backed_view, refuse_other_types, require_training
+from sagefm.model._expression import ExpressionMixin
 from sagefm.model._imputation import ImputationMixin
 from sagefm.model._influence import InfluenceMixin
 from sagefm.model._mudata import MuDataMixin
@@ -35,6 +36,7 @@ from sagefm.module import MASK_FRACTION, MaskedCenterModule, MaskedCenterPlan, O
 
 class SAGEFM(
     ImputationMixin,
+    ExpressionMixin,
     RecoveryMixin,
     PerturbationMixin,
     InfluenceMixin,

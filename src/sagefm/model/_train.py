@@ -92,7 +92,8 @@ class TrainMixin(UnsupervisedTrainingMixin, SpotModel):
             Number of spots per training step.
         early_stopping
             Whether to stop when the validation loss has not decreased for `early_stopping_patience` epochs, and to
-            keep the weights with the lowest validation loss.
+            keep the weights with the lowest validation loss: for a model that is already trained, maybe those from
+            before.
         early_stopping_patience
             See `early_stopping`. Defaults to the number of epochs in which 20,000 spots are seen, at least 3.
         datamodule
@@ -141,7 +142,9 @@ class TrainMixin(UnsupervisedTrainingMixin, SpotModel):
             max_epochs = max_epochs or int(np.clip(_SPOTS_SEEN / datamodule.n_spots, 10, 400))
             early_stopping_patience = early_stopping_patience or max(3, _SPOTS_OF_PATIENCE // datamodule.n_spots)
         callbacks = [*(trainer_kwargs.pop("callbacks", None) or []), FiniteLoss()]
-        callbacks += [BestWeights()] if early_stopping else []
+        if early_stopping:  # a trained model must not get worse by training
+            callbacks.append(BestWeights(initial=self.is_trained_))
+            trainer_kwargs |= {"num_sanity_val_steps": -1} if self.is_trained_ else {}
         self.module.train()  # Lightning keeps the mode of a module, and results are computed in evaluation mode
         finish = partial(self._finish, datamodule)
         with stopped_safely(self, getattr(datamodule, "batch_size", batch_size), finish):

@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import linear
 
 from sagefm.module._convolution import EgoGCNConv, EgoSAGEConv
 
@@ -57,16 +58,29 @@ class Encoder(nn.Module):
         Without the edges of explicit graphs, `hidden` is that of centres. After one GCN convolution all nodes of an ego
         graph agree, so averaging over them changes nothing.
         """
-        for number in range(2, self.n_layers + 1):
-            layer = self.layer(number)
-            hidden = self.dropout(self.activation(hidden))
-            if not isinstance(layer, EgoGCNConv):
-                hidden = layer(hidden)
-            elif edge_index is None:
-                hidden = layer.lin(hidden) + layer.bias
-            else:
-                hidden = layer(hidden, edge_index)
-        return hidden
+        hidden = self.before_last_layer(hidden, edge_index)
+        return hidden if self.n_layers == 1 else self._apply_layer(self.n_layers, hidden, edge_index)
+
+    def before_last_layer(self, hidden: Tensor, edge_index: Tensor | None = None) -> Tensor:
+        """Return the input of the last layer, from the output of the first one.
+
+        The last layer has no activation. If it is the first layer, `hidden` is returned.
+        """
+        for number in range(2, self.n_layers):
+            hidden = self._apply_layer(number, self.dropout(self.activation(hidden)), edge_index)
+        return hidden if self.n_layers == 1 else self.dropout(self.activation(hidden))
+
+    def _apply_layer(self, number: int, hidden: Tensor, edge_index: Tensor | None) -> Tensor:
+        layer = self.layer(number)
+        if isinstance(layer, EgoGCNConv) and edge_index is not None:
+            return layer(hidden, edge_index)
+        return linear(hidden, *self.affine(number))
+
+    def affine(self, number: int) -> tuple[Tensor, Tensor]:
+        """Return weight and bias of a layer after the first, as it acts on centres."""
+        layer = self.layer(number)
+        weight = layer.lin.weight if isinstance(layer, EgoGCNConv) else layer.weight
+        return cast(Tensor, weight), cast(Tensor, layer.bias)
 
     @torch.no_grad()
     def init_from_pca(self, components: Tensor, deviation: Tensor, neighbor_weight: float) -> bool:

@@ -26,15 +26,18 @@ Tensors = dict[str, Tensor]
 
 
 class SectionFit(NamedTuple):
-    """Settings of the ridge fit of the decoder to one section; see :func:`section_decoder`.
+    r"""Settings of what is estimated from one section; see :func:`section_decoder` and :func:`neighbor_skip`.
 
-    Number of principal components of the section; penalty on :math:`w`, relative to the sum of squares of each part of
-    :math:`f`; penalty on :math:`a`.
+    Of the ridge fit: number of principal components of the section; penalty on :math:`w`, relative to the sum of
+    squares of each part of :math:`f`; penalty on :math:`a`. Of the skip: :math:`\kappa` (0 for the network alone) and
+    :math:`\lambda`.
     """
 
     n_components: int = 10
     feature_penalty: float = 400.0
     neighbor_penalty: float = 50.0
+    skip_share: float = 0.5
+    skip_penalty: float = 25.0
 
 
 class MaskedCenterModule(BaseModuleClass):

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from sagefm.data import Mask
 from sagefm.module._module import MaskedCenterModule, SectionFit
+from sagefm.module._neighbor_skip import neighbor_skip
 from sagefm.module._one_pass import Encoded, OnePass
 
 _N_FOLDS = 3  # of the unmasked entries; one at a time is held out and predicted
@@ -30,8 +31,8 @@ _SAMPLED_ENTRIES = 2**26  # (256 MB) of the spots that the components of a secti
 class SectionDecoder(NamedTuple):
     """A linear decoder: the network's, or one fitted to a section.
 
-    The network's has weights (genes, latent) and a bias (genes,). A fitted one has weights of all features, (genes,
-    features), weights of the gene's mean over the neighbours, (genes,), and the components, (genes, components).
+    The network's has weights (genes, latent), a bias (genes,) and weights of the gene's mean over the neighbours,
+    (genes,). A fitted one has weights of all features, (genes, features), and the components, (genes, components).
     """
 
     weight: Tensor
@@ -42,12 +43,12 @@ class SectionDecoder(NamedTuple):
     @torch.inference_mode()
     def decode(self, encoded: Encoded, one_pass: OnePass) -> Tensor:
         """Predict all genes of some spots on the log scale, (n, genes)."""
-        if self.neighbors is None or self.components is None:
+        if self.neighbors is None:
             values = torch.addmm(self.bias, encoded.latent, self.weight.T)
         else:
             means = one_pass.neighborhood_inputs(encoded.rows)
-            values = torch.addmm(self.bias, _features(encoded, means, self.components), self.weight.T)
-            values.addcmul_(means, self.neighbors)
+            features = encoded.latent if self.components is None else _features(encoded, means, self.components)
+            values = torch.addmm(self.bias, features, self.weight.T).addcmul_(means, self.neighbors)
         return encoded.units.restore(values).relu_()
 
 
@@ -55,13 +56,15 @@ class SectionDecoder(NamedTuple):
 def section_decoder(
     module: MaskedCenterModule, one_pass: OnePass, rows: np.ndarray, mask: Mask, *, fit: bool
 ) -> SectionDecoder:
-    """Return the network's decoder, or with `fit`, one fitted to the section whose spots are `rows`.
+    """Return the network's decoder with :func:`neighbor_skip`, or with `fit`, one fitted to the section `rows`.
 
-    The fit does not use the entries in `mask`. Without standardisation of genes there is no fit.
+    Neither uses the entries in `mask`. Without standardisation of genes it is the network's decoder and nothing else.
     """
     weight, bias = module.decoder.weight, module.decoder.bias
-    if not (fit and module.scale_genes):
+    if not module.scale_genes:
         return SectionDecoder(weight, bias)
+    if not fit:
+        return SectionDecoder(weight, bias, neighbor_skip(module, one_pass, rows, mask))
     n_genes, n_latent = weight.shape
     sample = np.random.default_rng(0).permutation(rows)[: max(_SAMPLED_ENTRIES // n_genes, 1)]
     components = _components(one_pass.inputs(sample, mask[sample])[0], module.section_fit.n_components)

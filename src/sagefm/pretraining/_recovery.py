@@ -23,7 +23,7 @@ def corpus_recovery(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Score masked genes as :meth:`sagefm.SAGEFM.get_masked_recovery` does, on sections of a corpus read one at a time.
 
-    The network alone is scored (`fit_section=False`): what it has learnt from other sections.
+    The decoder is not fitted to the sections (`fit_section=False`): scored is what was learnt from other sections.
 
     Parameters
     ----------

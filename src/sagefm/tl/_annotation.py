@@ -1,25 +1,11 @@
 """Labels for unlabelled spots, from a probe on a frozen representation that is cross-validated by patient."""
 
-import warnings
-
-import numpy as np
-import pandas as pd
 from anndata import AnnData
-from sklearn.base import ClassifierMixin, clone
-from sklearn.cluster import KMeans
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import LeaveOneGroupOut, cross_val_predict
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
+from sklearn.base import ClassifierMixin
 
-from sagefm._errors import MissingKeyError
-from sagefm.data import obs_column, refuse_unwritable_key
-from sagefm.tl._inputs import as_numbers, groups, neighborhood_means, representation, scaled_within
-from sagefm.tl._report import AnnotationReport, report_of
-
-N_BLOCKS = 5  # blocks of tissue for cross-validation without patients
-# C of scikit-learn's logistic regression. Across patients, 0.01 is both more accurate and better calibrated than 1.
-REGULARIZATION = 0.01
+from sagefm.data import refuse_unwritable_key
+from sagefm.tl._probe import Probe, ProbeSettings, default_key, write_labels
+from sagefm.tl._report import AnnotationReport
 
 
 def annotate(
@@ -110,97 +96,8 @@ def annotate(
     False
     """
     refuse_unwritable_key(key_added, "key_added")
-    if not 0 <= threshold <= 1:
-        raise ValueError(f"threshold={threshold} must lie between 0 and 1.")
-    values, embedded = representation(adata, use_rep)
-    labels = obs_column(adata, labels_key, "labels_key").astype(object)
-    labels = labels.where(labels.astype(str).str.strip() != "")
-    labelled = embedded & labels.notna().to_numpy()
-    truth = labels[labelled].astype(str)
-    if truth.nunique() < 2:
-        raise ValueError(
-            f"obs[{labels_key!r}] has {truth.nunique()} class(es) on the {len(truth)} labelled spots that are "
-            "embedded; a probe needs at least two."
-        )
-    group = _groups(adata, group_key, labelled, seed)
-    _refuse_one_sided(truth, group, group_key)
-    if scale_by is not None:
-        values = scaled_within(values, groups(adata, scale_by, "scale_by"))
-    if with_neighbors:
-        means = neighborhood_means(adata, values, embedded, neighbors_key, sample_key=None, rounds=1)
-        values = np.hstack([values, means])
-    probe = make_pipeline(StandardScaler(), classifier or LogisticRegression(C=REGULARIZATION, max_iter=1000))
-    report = _cross_validated(probe, values[labelled], truth, group, threshold)
-    probability = pd.DataFrame(np.nan, index=adata.obs_names, columns=report.confusion.columns)
-    if len(new := np.flatnonzero(embedded & ~labelled)):
-        fitted = clone(probe).fit(values[labelled], truth.to_numpy(dtype=str))
-        probability.iloc[new] = fitted.predict_proba(values[new])
-    _write(adata, labels, probability, threshold, key_added or f"{labels_key}_predicted".replace("/", "_"))
-    return report
-
-
-def _groups(adata: AnnData, group_key: str | None, labelled: np.ndarray, seed: int) -> np.ndarray:
-    """Return the cross-validation group of each labelled spot: that of `group_key`, or a compact block of tissue."""
-    if group_key is not None:
-        return groups(adata, group_key, "group_key")[labelled]
-    if "spatial" not in adata.obsm:
-        raise MissingKeyError(
-            "Cross-validation needs group_key, or obsm['spatial'] to divide the tissue into blocks; obsm has "
-            f"{sorted(adata.obsm)}."
-        )
-    coordinates = as_numbers(adata.obsm["spatial"], "obsm['spatial']")[labelled]
-    if n_unplaced := int((~np.isfinite(coordinates).all(axis=1)).sum()):
-        raise ValueError(
-            f"{n_unplaced} labelled spots have coordinates in obsm['spatial'] that are NaN or infinite, so the tissue "
-            "cannot be divided into blocks. Fill them in, leave these spots out, or pass group_key."
-        )
-    kmeans = KMeans(min(N_BLOCKS, int(labelled.sum())), random_state=seed)
-    return kmeans.fit_predict(coordinates).astype(int)
-
-
-def _refuse_one_sided(labels: pd.Series, group: np.ndarray, group_key: str | None) -> None:
-    """Raise if the spots outside some group are too few, or of too few classes, to train on."""
-    names = np.unique(group)
-    if len(names) < 2:
-        raise ValueError(
-            f"All labelled spots belong to one group, {names[0]!r} in obs[{group_key!r}]; without it there is nothing "
-            "to train on. Pass group_key=None to leave out blocks of tissue instead."
-        )
-    for name in names:
-        rest = labels[group != name]
-        if rest.nunique() < 2:
-            raise ValueError(
-                f"Outside group {name!r} all labelled spots are {rest.iloc[0]!r}; a probe needs at least two classes. "
-                "Label spots of more groups, or pass another group_key."
-            )
-
-
-def _cross_validated(
-    probe: ClassifierMixin, values: np.ndarray, labels: pd.Series, group: np.ndarray, threshold: float
-) -> AnnotationReport:
-    truth = labels.to_numpy(dtype=str)
-    classes = np.unique(truth)
-    with warnings.catch_warnings():
-        # A class that only one group has is unknown to the fold that leaves it out: its probability is 0 there.
-        warnings.filterwarnings("ignore", message="Number of classes in training fold", category=RuntimeWarning)
-        probability = cross_val_predict(
-            probe, values, truth, groups=group, cv=LeaveOneGroupOut(), method="predict_proba"
-        )
-    predictions = pd.DataFrame({"group": group, "label": labels, "prediction": classes[probability.argmax(axis=1)]})
-    predictions["confidence"] = probability.max(axis=1)
-    if taken := [name for name in classes.tolist() if name in {*predictions, "majority"}]:
-        raise ValueError(f"A class is called {taken[0]!r}, like a column of the report; rename it.")
-    predictions[classes] = probability
-    majority = {name: labels[group != name].mode()[0] for name in np.unique(group)}
-    return report_of(predictions.assign(majority=predictions["group"].map(majority)), classes, threshold)
-
-
-def _write(adata: AnnData, labels: pd.Series, probability: pd.DataFrame, threshold: float, key: str) -> None:
-    predicted, confidence = probability.notna().any(axis=1), probability.max(axis=1)
-    names = labels.where(labels.isna(), labels.astype(str))
-    names[predicted] = probability[predicted].idxmax(axis=1)
-    names[predicted & (confidence < threshold)] = np.nan
-    adata.obs[key] = pd.Categorical(names, categories=np.union1d(probability.columns, names.dropna()))
-    adata.obs[f"{key}_confidence"] = confidence
-    adata.obsm[f"{key}_probability"] = probability.to_numpy()
-    adata.uns[f"{key}_classes"] = probability.columns.to_numpy(dtype=object)
+    settings = ProbeSettings(use_rep, scale_by, neighbors_key if with_neighbors else None, classifier, threshold)
+    probe = Probe(adata, labels_key, settings, group_key=group_key, seed=seed)
+    probability = probe.probabilities(probe.features, probe.unlabelled, adata.obs_names)
+    write_labels(adata, probe.labels, probability, threshold, key_added or default_key(labels_key))
+    return probe.report

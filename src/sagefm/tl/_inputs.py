@@ -11,23 +11,26 @@ from sagefm._errors import MissingKeyError
 from sagefm.data import check_graph, neighbor_mean_operator, obs_column, refuse_mudata
 
 
-def representation(adata: AnnData, use_rep: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return `obsm[use_rep]`, float64 (spots, features), and which spots are embedded, (spots,): those without NaN."""
+def representation(adata: AnnData, use_rep: str, obsm: str = "obsm") -> tuple[np.ndarray, np.ndarray]:
+    """Return `obsm[use_rep]`, float64 (spots, features), and which spots are embedded, (spots,): those without NaN.
+
+    `obsm` is what errors call it.
+    """
     refuse_mudata(adata)
     if use_rep not in adata.obsm:
         raise MissingKeyError(
-            f"use_rep={use_rep!r} is not in obsm; found {sorted(adata.obsm)}. "
+            f"use_rep={use_rep!r} is not in {obsm}; found {sorted(adata.obsm)}. "
             "`model.get_latent_representation()` writes 'X_sagefm', `scanpy.pp.pca` writes 'X_pca'."
         )
-    values = as_numbers(adata.obsm[use_rep], f"obsm[{use_rep!r}]")
+    values = as_numbers(adata.obsm[use_rep], f"{obsm}[{use_rep!r}]")
     if values.ndim != 2 or np.isinf(values).any():
         raise ValueError(
-            f"obsm[{use_rep!r}] must hold one row of finite numbers for each spot; found shape {values.shape} with "
+            f"{obsm}[{use_rep!r}] must hold one row of finite numbers for each spot; found shape {values.shape} with "
             f"{int(np.isinf(values).sum())} infinite values."
         )
     embedded = np.isfinite(values).all(axis=1)
     if not embedded.any():
-        raise ValueError(f"Every row of obsm[{use_rep!r}] has NaN; at least some spots must be embedded.")
+        raise ValueError(f"Every row of {obsm}[{use_rep!r}] has NaN; at least some spots must be embedded.")
     return values, np.asarray(embedded)
 
 

@@ -137,7 +137,8 @@ def _of_one_resource(table: pd.DataFrame, name: str | None) -> pd.DataFrame:
 def _usable(table: pd.DataFrame, model: SAGEFM) -> pd.DataFrame:
     """Return the pairs that can be perturbed, without duplicates."""
     pairs = table.dropna(subset=ROLES).astype(dict.fromkeys(ROLES, str)).drop_duplicates(ROLES)
-    parts, known = pairs[ROLES].map(lambda name: split(name, model.genes)), set(model.genes)
+    known = set(model.genes)
+    parts = pairs[ROLES].map(lambda name: split(name, known))
     kept = [set(source).isdisjoint(target) and known.issuperset(source + target) for source, target in parts.to_numpy()]
     logger.info(f"{sum(kept)} of the resource's {len(pairs)} pairs are screened: all their genes are in the model.")
     if not any(kept):
@@ -154,10 +155,10 @@ def _reasons(table: pd.DataFrame, model: SAGEFM, adata: AnnData | MuData | None)
     manager = model.get_anndata_manager(model.adata if adata is None else adata, required=True)
     spots = registered_spots(manager, model.module.normalization)
     mean, _ = spots.gene_moments(np.arange(spots.n_obs))
-    without_counts = set(model.genes[~(mean > 0)])
+    known, without_counts = set(model.genes), set(model.genes[~(mean > 0)])
 
     def reason(*names: str) -> str:
-        genes = [gene for name in names for gene in split(name, model.genes) if gene in without_counts]
+        genes = [gene for name in names for gene in split(name, known) if gene in without_counts]
         return f"no counts of {', '.join(genes)}" if genes else "the levels of the source, or the target, do not vary"
 
     pairs = table.loc[table["scaled_effect"].isna(), ROLES].drop_duplicates()

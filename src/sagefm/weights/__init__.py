@@ -4,6 +4,7 @@ from sagefm.weights._folder import (
     CARD,
     PACKAGED,
     WEIGHTS,
+    best_packaged_weights,
     find_weights,
     packaged_weights,
     read_card,

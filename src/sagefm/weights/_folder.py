@@ -48,6 +48,12 @@ def packaged_weights() -> dict[str, Path]:
     return {card.parent.name: card.parent for card in sorted(PACKAGED.glob(f"*/{CARD}"))}
 
 
+def best_packaged_weights(genes: pd.Index) -> tuple[str, float]:
+    """Return the name of the packaged weights that know most of `genes`, and the share of them that they know."""
+    known = {name: float(genes.isin(read_card(folder)["genes"]).mean()) for name, folder in packaged_weights().items()}
+    return max(known.items(), key=lambda item: item[1])
+
+
 def _from_hub(repository: str) -> Path:
     try:
         from huggingface_hub import snapshot_download

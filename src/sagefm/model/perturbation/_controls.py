@@ -1,26 +1,19 @@
 """Matched controls of a pair: random genes in place of its source, of its target, and of both."""
 
-from collections.abc import Iterator
-from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 from scipy.spatial import cKDTree
 
-from sagefm.data import shares
-from sagefm.model.perturbation._counterfactual import Readout
-from sagefm.model.perturbation._effects import Screen, can_move
-
 # Size of the pool, as a multiple of the number of controls for each gene.
-_POOL_FACTOR = 5
-# Effects differ far more between pairs than between spots, so some of the spots are enough to compare with controls.
-_MAX_SPOTS, _MIN_SPOTS_PER_GROUP = 512, 64
+POOL_FACTOR = 5
 
 
 class ControlPool:
     """Random genes, of which those closest to a gene in mean and standard deviation are its controls.
 
-    The pool does not depend on the requested pairs, so the controls of a pair do not depend on the other pairs.
+    The pool does not depend on the requested pairs, so the controls of a pair do not depend on the other pairs. With
+    the same seed, a pool contains all smaller ones.
 
     Parameters
     ----------
@@ -35,73 +28,52 @@ class ControlPool:
 
     def __init__(self, mean: np.ndarray, deviation: np.ndarray, n_controls: int, seed: int) -> None:
         varying = np.flatnonzero(deviation > 0)
-        size = min(_POOL_FACTOR * n_controls, len(varying))
-        self.genes = np.sort(np.random.default_rng(seed).choice(varying, size, replace=False))
-        self._moments, self._n_controls = np.column_stack([mean, deviation]), n_controls
+        self.genes = np.sort(np.random.default_rng(seed).permutation(varying)[: POOL_FACTOR * n_controls])
+        self.n_controls, self.n_varying = n_controls, len(varying)
+        self._moments = np.column_stack([mean, deviation])
         self._tree = cKDTree(np.log(self._moments[self.genes]))
+
+    @property
+    def smallest_p(self) -> float:
+        """The smallest p-value that a pair can have: that of the largest entry in the grid of its controls."""
+        return 1 / (1 + max(min(self.n_controls, len(self.genes) - 2), 0)) ** 2
 
     def matched(self, parts: np.ndarray, excluded: np.ndarray) -> np.ndarray:
         """Return the controls of a gene, or of a complex by the mean over its `parts`, none of them `excluded`."""
-        k = min(self._n_controls + len(excluded), len(self.genes))
+        k = min(self.n_controls + len(excluded), len(self.genes))
         moments = np.maximum(self._moments[parts].mean(axis=0), 1e-9)  # zero for a gene without counts
         _, nearest = self._tree.query(np.log(moments), k=k)
         genes = self.genes[np.atleast_1d(nearest)]
-        return genes[~np.isin(genes, excluded)][: self._n_controls]
+        return genes[~np.isin(genes, excluded)][: self.n_controls]
 
 
-def control_comparisons(screen: Screen, pool: ControlPool, seed: int) -> dict[str, np.ndarray]:
-    """Return the columns that compare each pair with its controls, each (pairs, groups).
+def control_pools(
+    mean: np.ndarray, deviation: np.ndarray, n_controls: int, max_controls: int, seed: int
+) -> list[ControlPool]:
+    """Return pools for `n_controls` and then twice the number each time, at most `max_controls`; none for 0.
 
-    Pairs and controls are compared without masking targets, on random spots of each group.
+    More controls than the first are not matched less closely: at most one of `POOL_FACTOR` genes is a control.
     """
-    rng, size = np.random.default_rng(seed), max(_MAX_SPOTS // len(screen.groups), _MIN_SPOTS_PER_GROUP)
-    sample = np.sort(np.concatenate([rng.permutation(np.flatnonzero(group))[:size] for group in screen.groups]))
-    groups = shares(screen.groups[:, sample] > 0)
-    sampled = replace(screen, counterfactual=screen.counterfactual.unmasked(sample), groups=groups)
-    grids = _grids(sampled, pool)
-    found = np.array([[compare_with_controls(grid) for grid in np.moveaxis(by_group, 2, 0)] for by_group in grids])
-    return {"control_percentile": found[..., 0], "p": found[..., 1]}
-
-
-def _grids(screen: Screen, pool: ControlPool) -> Iterator[np.ndarray]:
-    """Yield the standardised effects of each pair and its controls, (1 + sources, 1 + targets, groups).
-
-    Row 0 is the source and column 0 the target; the others are their controls. Where a control source is also a control
-    target there is NaN, because a gene is not paired with itself.
-    """
-    pairs, parts, deviation = screen.pairs, screen.pairs.parts, screen.deviation
-    names, controls = list(pairs.table.itertuples(index=False, name=None)), []
-    for source, target in names:
-        excluded = np.concatenate([parts[source], parts[target]])
-        controls.append((pool.matched(parts[source], excluded), pool.matched(parts[target], excluded)))
-    control_sources, control_targets = (np.unique(np.concatenate(genes)) for genes in zip(*controls, strict=True))
-    genes = np.union1d(control_targets, np.concatenate(pairs.parts_of("target")))
-    unknown = np.full((len(genes), len(screen.groups)), np.nan, dtype=np.float32)
-
-    def effects_of(source: np.ndarray, read: np.ndarray) -> np.ndarray:
-        """Return the effects of a source on all `genes`, (genes, groups), NaN for those that are not `read`."""
-        effects = unknown.copy()
-        effects[np.searchsorted(genes, read)] = screen.summarize(source, screen.levels.ends, Readout(read)).effect
-        return effects
-
-    effects = {gene: effects_of(np.array([gene]), genes) for gene in control_sources.tolist()}
-    for source, rows in pairs.by("source").items():
-        if can_move(screen.counterfactual.dose(parts[source], screen.levels)):
-            own_targets = np.concatenate(pairs.parts_of("target", rows))
-            effects[source] = effects_of(parts[source], np.union1d(control_targets, own_targets))
-    for (source, target), (sources, targets) in zip(names, controls, strict=True):
-        grid = np.stack([effects.get(key, unknown) for key in (source, *sources.tolist())])
-        own = grid[:, np.searchsorted(genes, parts[target])].mean(axis=1) / deviation[parts[target]].mean()
-        others = grid[:, np.searchsorted(genes, targets)] / deviation[targets, None]
-        others[1:][sources[:, None] == targets] = np.nan
-        yield np.concatenate([own[:, None], others], axis=1)
+    if not n_controls:
+        return []
+    last = min(max_controls, int((deviation > 0).sum()) // POOL_FACTOR)
+    numbers = [n_controls]
+    while numbers[-1] < last:
+        numbers.append(min(2 * numbers[-1], last))
+    return [ControlPool(mean, deviation, number, seed) for number in numbers]
 
 
 class ControlComparison(NamedTuple):
-    """Percentile of the size of an effect among its controls, and empirical p-value of its interaction residual."""
+    """A pair among its controls; NaN if it has no effect or no controls.
+
+    Percentile of the size of its effect, empirical p-value and rank of its interaction residual (1 is the largest), and
+    number of controls of each gene.
+    """
 
     percentile: float
     p: float
+    rank: float
+    n_controls: float
 
 
 def compare_with_controls(effects: np.ndarray) -> ControlComparison:
@@ -114,16 +86,27 @@ def compare_with_controls(effects: np.ndarray) -> ControlComparison:
     in the same way, so every rank is equally likely for a random pair.
     """
     if not np.isfinite(effects[0, 0]) or effects.size == 1:
-        return ControlComparison(np.nan, np.nan)
-    size = np.abs(effects)
-    controls = np.concatenate([size[0, 1:], size[1:, 0]])
-    residuals = np.abs(_interaction_residuals(effects))[np.isfinite(effects)]
-    return ControlComparison(100 * np.mean(controls < size[0, 0]), np.mean(residuals >= residuals[0]))
+        return ControlComparison(np.nan, np.nan, np.nan, np.nan)
+    own = np.concatenate([effects[0, 1:], effects[1:, 0]])
+    percentile = 100 * np.mean(np.abs(own) < abs(effects[0, 0]))
+    finite = np.isfinite(effects)
+    sizes = _interaction_sizes(effects, finite)
+    rank = int(np.count_nonzero(sizes[finite] >= sizes[0, 0]))
+    return ControlComparison(percentile, rank / int(finite.sum()), rank, min(effects.shape) - 1)
 
 
-def _interaction_residuals(effects: np.ndarray) -> np.ndarray:
-    """Return the residuals after removing row and column means, with rows and columns scaled to the same spread."""
-    rest = effects - np.nanmean(effects, axis=0) - np.nanmean(effects, axis=1, keepdims=True) + np.nanmean(effects)
-    square = rest**2
-    spread = np.sqrt(np.nanmean(square, axis=0) * np.nanmean(square, axis=1, keepdims=True))
-    return np.divide(rest, spread, out=np.zeros_like(rest), where=spread > 0)
+def _interaction_sizes(effects: np.ndarray, finite: np.ndarray) -> np.ndarray:
+    """Return the squared residuals after removing row and column means, with rows and columns of the same spread.
+
+    An entry is left out of the spreads that it is divided by. Otherwise a strong pair would raise the spread of its own
+    row and column, and the stronger it is the smaller its residual would be.
+    """
+    filled = np.where(finite, effects, 0)
+    n_by_row, n_by_column = finite.sum(axis=1, keepdims=True), finite.sum(axis=0)
+    row = filled.sum(axis=1, keepdims=True) / np.maximum(n_by_row, 1)
+    column = filled.sum(axis=0) / np.maximum(n_by_column, 1)
+    square = np.where(finite, filled - row - column + filled.sum() / finite.sum(), 0) ** 2
+    others_in_row = (square.sum(axis=1, keepdims=True) - square) / np.maximum(n_by_row - 1, 1)
+    others_in_column = (square.sum(axis=0) - square) / np.maximum(n_by_column - 1, 1)
+    spread = others_in_row * others_in_column
+    return np.divide(square, spread, out=np.zeros_like(square), where=spread > 0)

@@ -15,15 +15,15 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor
 
-from sagefm.data import Spots, chunks
+from sagefm.data import Spots, Units, chunks
+from sagefm.model.perturbation._decoder import GeneDecoder
 from sagefm.model.perturbation._levels import Levels
 from sagefm.module import BATCH_SIZE, EgoGCNConv, MaskedCenterModule, OnePass
 
 Where = Literal["neighbors", "self", "both"]
 
 # Spots that pass through the layers after the first at one time: few enough for their activations to stay in the cache.
-_CHUNK = 128
-_BLOCK = 8  # targets that are masked at one time
+_CHUNK = 256
 
 
 class Readout(NamedTuple):
@@ -45,17 +45,19 @@ class Readout(NamedTuple):
         return cls(genes, weights)
 
 
-class _MaskedBlock(NamedTuple):
-    """A block of targets to mask, the first of which is number `start`.
+class _MaskedTarget(NamedTuple):
+    """A target to mask, by the weights of its genes, (genes,), with how far masking moves each row.
 
-    `inputs` (rows, genes) is the network's input for their genes; `weights` (targets, genes) average genes into
-    targets.
+    `move` (rows, 2 genes) is along the `directions` (2 genes, hidden). `moved`, (rows,), is False where the input of
+    all genes is zero, so that masking changes nothing.
     """
 
-    start: int
     genes: np.ndarray
-    weights: np.ndarray
-    inputs: np.ndarray
+    weights: Tensor
+    decoder: GeneDecoder
+    move: Tensor
+    directions: Tensor
+    moved: np.ndarray
 
 
 class Counterfactual:
@@ -108,6 +110,7 @@ class Counterfactual:
             layers, self._shares = [conv.lin_r, conv.lin_l], np.ones((len(rows), 2), dtype=np.float32)
         self._columns = torch.stack([layer.weight.detach()[:, self._tensor(genes)].T for layer in layers])
         self._isolated = n_neighbors == 0
+        self._is_one_section = len(np.unique(spots.units.section[rows])) == 1
 
     def expression(self, genes: np.ndarray) -> np.ndarray:
         """Return log-scale values of some genes in all spots, not only in the rows, (spots, genes)."""
@@ -138,30 +141,36 @@ class Counterfactual:
         `source` holds the positions of the parts of the perturbed gene or complex.
         """
         moves, directions = self._moves(source, levels), self._directions(source)
-        blocks = self._masked_blocks(readout) if self.mask_targets else []
+        masked = self._masked_targets(readout) if self.mask_targets else []
+        decoder = self._decoder(readout.genes)
+        weights = None if readout.weights is None else self._tensor(readout.weights)
         for start in range(0, len(self.rows), _CHUNK):
             piece = slice(start, start + _CHUNK)
             hidden = self._hidden[piece] + self._tensor(moves[:, piece]) @ directions
-            predicted = self._decode(hidden, readout.genes, self.rows[piece])
-            if readout.weights is not None:
-                predicted = predicted @ self._tensor(readout.weights)
-            for block in blocks:
-                self._mask(block, hidden, predicted, piece)
+            if masked and all(target.moved[piece].all() for target in masked):
+                yield piece, torch.stack([self._masked_one(target, hidden, piece) for target in masked], dim=2)
+                continue
+            predicted = decoder(hidden, self._varying_units(self.rows[piece], readout.genes))
+            predicted = predicted if weights is None else predicted @ weights
+            for number, target in enumerate(masked):
+                predicted[:, self._tensor(target.moved[piece]), number] = self._masked_one(target, hidden, piece)
             yield piece, predicted
 
     @torch.inference_mode()
     def mean_changes(self, source: np.ndarray, levels: Levels, genes: np.ndarray, shares: np.ndarray) -> np.ndarray:
         """Return the mean change of unmasked predictions from the first to the last level, (groups, genes).
 
-        `shares` (groups, rows) are the weights of the rows in each group. From the latent representation on, a
-        prediction is linear, so that only means over the rows of each section are decoded.
+        `shares` (groups, rows) are the weights of the rows in each group. The last layer of the encoder and the decoder
+        are affine, so that only means over the rows of each section pass through them.
         """
         sections = np.unique(self._units.section[self.rows])
         member = self._units.section[self.rows] == sections[:, None]
         weights = self._tensor((shares[:, None] * member).reshape(-1, len(self.rows)).astype(np.float32))
         moves, directions = self._tensor(self._moves(source, levels.ends)), self._directions(source)
-        low, high = (self.module.encoder.after_first_layer(self._hidden + move @ directions) for move in moves)
+        encoder = self.module.encoder
+        low, high = (encoder.before_last_layer(self._hidden + move @ directions) for move in moves)
         means = (weights @ (high - low)).reshape(len(shares), len(sections), -1)
+        means = means if encoder.n_layers == 1 else means @ encoder.affine(encoder.n_layers)[0].T
         changes = means @ self.module.decoder.weight[self._tensor(genes)].T
         scale = self._units.of_sections(sections, self._device, genes).scale
         return (changes if scale is None else changes * scale).sum(dim=1).cpu().numpy()
@@ -183,37 +192,51 @@ class Counterfactual:
         moves *= self._shares[:, None, :, None]
         return moves.reshape(*moves.shape[:2], -1).swapaxes(0, 1)
 
-    def _masked_blocks(self, readout: Readout) -> list[_MaskedBlock]:
-        """Cut the targets into blocks, which are masked one at a time."""
+    def _masked_targets(self, readout: Readout) -> list[_MaskedTarget]:
+        """Return the targets with what it takes to mask each of them separately."""
         genes, weights = readout
         weights = np.eye(len(genes), dtype=np.float32) if weights is None else weights
-        blocks = []
-        for start in range(0, weights.shape[1], _BLOCK):
-            block = weights[:, start : start + _BLOCK]
-            used = block.any(axis=1)
-            masked, logged = torch.from_numpy(self._masked[genes[used]]), self.expression(genes[used])
-            units = self._units.of(self.rows, genes=genes[used])
-            inputs = units.standardize(torch.from_numpy(logged[self.rows]), masked).numpy()
-            blocks.append(_MaskedBlock(start, genes[used], block[used].T, inputs))
-        return blocks
+        units = self._units.of(self.rows, genes=genes)
+        logged = torch.from_numpy(self.expression(genes)[self.rows])
+        inputs = units.standardize(logged, torch.from_numpy(self._masked[genes])).numpy()
+        # The mean of the neighbours is the spot itself where it has none.
+        shares = np.where([True, False] | self._isolated, self._shares, 0).astype(np.float32)
+        used = weights.T > 0
+        return [
+            self._masked_target(genes[part], weights[part, number], inputs[:, part], shares)
+            for number, part in enumerate(used)
+        ]
 
-    def _mask(self, block: _MaskedBlock, hidden: Tensor, predicted: Tensor, piece: slice) -> None:
-        """Replace predictions of a piece of the rows by those with the target masked.
+    def _masked_target(
+        self, genes: np.ndarray, weights: np.ndarray, inputs: np.ndarray, shares: np.ndarray
+    ) -> _MaskedTarget:
+        move = np.hstack([inputs * share[:, None] for share in shares.T])
+        return _MaskedTarget(
+            genes,
+            self._tensor(weights),
+            self._decoder(genes),
+            self._tensor(move),
+            self._directions(genes),
+            (inputs != 0).any(axis=1),
+        )
 
-        Where the input of all genes of a target is zero, masking changes nothing.
-        """
-        inputs, member = block.inputs[piece], block.weights > 0
-        row, target = np.nonzero((inputs != 0) @ member.T)
-        shares = np.where([True, False] | self._isolated[piece], self._shares[piece], 0)
-        move = np.hstack([inputs[row] * member[target] * share[row, None] for share in shares.T])
-        masked = hidden[:, row] - self._tensor(move) @ self._directions(block.genes)
-        parts = self._decode(masked, block.genes, self.rows[piece][row]) * self._tensor(block.weights[target])
-        predicted[:, row, target + block.start] = parts.sum(dim=2)
+    def _masked_one(self, target: _MaskedTarget, hidden: Tensor, piece: slice) -> Tensor:
+        """Return predictions of a masked target in the rows of a piece that masking moves, (levels, moved rows)."""
+        move, rows = target.move[piece], self.rows[piece]
+        moved = target.moved[piece]
+        if not moved.all():
+            kept = self._tensor(moved)
+            hidden, move, rows = hidden[:, kept], move[kept], rows[moved]
+        parts = target.decoder(hidden - move @ target.directions, self._varying_units(rows, target.genes))
+        return parts[..., 0] if len(target.genes) == 1 else parts @ target.weights
 
-    def _decode(self, hidden: Tensor, genes: np.ndarray, rows: np.ndarray) -> Tensor:
-        units = self._units.of(rows, self._device, genes)
-        latent = self.module.encoder.after_first_layer(hidden)
-        return self.module.decode_unrectified(latent, units, self._tensor(genes))
+    def _decoder(self, genes: np.ndarray) -> GeneDecoder:
+        units = self._units.of(self.rows[:1], self._device, genes) if self._is_one_section else Units()
+        return GeneDecoder(self.module, self._tensor(genes), units)
+
+    def _varying_units(self, rows: np.ndarray, genes: np.ndarray) -> Units:
+        """Return the units of genes in some spots, unless all rows share them and the decoder includes them."""
+        return Units() if self._is_one_section else self._units.of(rows, self._device, genes)
 
     def _tensor(self, array: np.ndarray) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(array)).to(self._device)

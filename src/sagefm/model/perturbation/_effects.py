@@ -64,9 +64,18 @@ class Screen:
         variance = np.maximum(squares - effect**2, 0) * n / np.where(n > 1, n - 1, np.nan)
         return Summary(np.stack(response), effect, np.sqrt(variance))
 
+    def mean_effects(self, source: np.ndarray, genes: np.ndarray) -> np.ndarray:
+        """Return the effect of a source on genes, averaged over each group, (genes, groups)."""
+        total = torch.zeros((), dtype=torch.float64)
+        for piece, predicted in self.counterfactual.responses(source, self.levels.ends, Readout(genes)):
+            share = torch.from_numpy(self.groups[:, piece]).to(predicted)
+            total = total + (share @ (predicted[1] - predicted[0])).cpu().double()
+        return total.numpy().T
+
     def columns(self) -> dict[str, np.ndarray]:
         """Return the columns of the table, each (pairs, groups); NaN for a source without a range and for controls."""
         columns = {name: np.full((len(self.pairs.table), len(self.groups)), np.nan) for name in _COLUMNS}
+        columns["n_controls"] = np.zeros((len(self.pairs.table), len(self.groups)), dtype=int)
         for source, rows in self.pairs.by("source").items():
             parts, targets = self.pairs.parts[source], self.pairs.parts_of("target", rows)
             columns["neighbor_correlation"][rows] = self._neighbor_correlations(parts, targets)

@@ -13,12 +13,13 @@ from scvi import settings
 from sagefm._errors import refuse_unknown
 from sagefm.data import Spots, checked_rows, group_spots, shares
 from sagefm.model._base import SpotModel, require_training
-from sagefm.model.perturbation._controls import ControlPool, control_comparisons
+from sagefm.model.perturbation._controls import control_pools
 from sagefm.model.perturbation._counterfactual import Counterfactual, Readout, Where
 from sagefm.model.perturbation._effects import Screen
 from sagefm.model.perturbation._levels import Levels, LevelsLike
 from sagefm.model.perturbation._pairs import Pairs
 from sagefm.model.perturbation._pathway_response import SetScreen, sampled_spots
+from sagefm.model.perturbation._sequential import control_comparisons, log_controls
 from sagefm.model.perturbation._target_sets import (
     MIN_TARGETS,
     Net,
@@ -43,6 +44,7 @@ class PerturbationMixin(SpotModel):
         levels: LevelsLike = 5,
         where: Where = "neighbors",
         n_controls: int = 100,
+        max_controls: int = 400,
         groupby: str | None = None,
         mask_targets: bool = True,
         adata: AnnData | None = None,
@@ -72,7 +74,13 @@ class PerturbationMixin(SpotModel):
         where
             Set the source in the `"neighbors"`, in the spot itself (`"self"`), or in `"both"`.
         n_controls
-            Number of matched random genes that each source and each target is compared with; 0 for no comparison.
+            Number of matched random genes that each source and each target is first compared with; 0 for no
+            comparison.
+        max_controls
+            Largest number of matched random genes. Pairs with a small p are compared with twice as many, again and
+            again, until their p is precise or this number is reached [1]_. With 400, the smallest p is 6.2e-6, which
+            gives q < 0.05 for a single pair in 8,000. Beyond `n_controls`, at most a fifth of the genes that vary are
+            used, so that they match as closely. 0 draws no more than `n_controls`.
         groupby
             Column of `obs`; effects are then averaged over each group of spots. Spots without a group are left out.
         mask_targets
@@ -116,12 +124,16 @@ class PerturbationMixin(SpotModel):
                 what the source does to any target and what any source does to the target; and its
                 Benjamini-Hochberg q-value over the table. Pairs and controls are compared without masking targets, on
                 at most 512 random spots (with groups: on at least 64 of each, if it has that many).
+            ``n_controls``
+                Number of matched genes that the source and the target were compared with; 0 without a comparison.
             ``n_spots``
                 Number of spots averaged over.
 
             A source that does not vary over the section, or that is missing from its panel, has no range to move in;
             its effects and p are NaN.
-            ``attrs`` holds `levels`, `where`, `n_controls`, `mask_targets` and `seed`.
+            ``attrs`` holds `levels`, `where`, `n_controls`, `max_controls`, `mask_targets` and `seed`; and, over pairs
+            and groups, `n_compared` with controls, `n_extended` with more than `n_controls`, `n_at_limit` whose p could
+            be still smaller, `n_control_pairs` in total, and `smallest_p`, the smallest possible p.
 
         Raises
         ------
@@ -138,6 +150,10 @@ class PerturbationMixin(SpotModel):
         UserWarning
             If a level is above all measured values of a source.
 
+        References
+        ----------
+        .. [1] Besag and Clifford (1991), Sequential Monte Carlo p-values, Biometrika.
+
         Examples
         --------
         >>> table = model.perturb(["LIG1", "LIG2"], "TGT1", n_controls=20)
@@ -146,24 +162,29 @@ class PerturbationMixin(SpotModel):
         """
         require_training(self)
         requested, doses = Pairs.parse(sources, targets, pairs, self.genes), Levels.parse(levels)
-        if n_controls != int(n_controls) or n_controls < 0:
-            raise ValueError(f"n_controls={n_controls!r} must be a whole number, 0 or more.")
+        for name, number in (("n_controls", n_controls), ("max_controls", max_controls)):
+            if number != int(number) or number < 0:
+                raise ValueError(f"{name}={number!r} must be a whole number, 0 or more.")
         section, spots = self._read(adata)
         rows = _perturbable(checked_rows(indices, spots.n_obs), spots, where)
         rows, names, groups = group_spots(rows, section, groupby)
         mean, deviation = spots.gene_moments(np.arange(spots.n_obs))
-        pool = ControlPool(mean, deviation, n_controls, seed) if n_controls else None
-        genes = requested.genes if pool is None else np.union1d(requested.genes, pool.genes)
+        pools = control_pools(mean, deviation, int(n_controls), int(max_controls), seed)
+        genes = np.union1d(requested.genes, pools[-1].genes) if pools else requested.genes
         deviation = np.where(deviation > 0, deviation, np.nan)  # effects on a constant gene cannot be standardised
 
         counterfactual = Counterfactual(self.module, spots, rows, genes, where, mask_targets, batch_size)
         _warn_of_extrapolation(counterfactual, requested.sources, doses)
         screen = Screen(counterfactual, requested, doses, groups, deviation)
         columns = screen.columns()
-        if pool is not None:
-            columns |= control_comparisons(screen, pool, seed)
+        totals: dict[str, float] = {}
+        if pools:
+            compared, totals = control_comparisons(screen, pools, np.isfinite(columns["scaled_effect"]), seed)
+            columns |= compared
+            log_controls(totals, pools, max_controls)
         table = screen.table(columns, names, groupby)
-        table.attrs.update(levels=levels, where=where, n_controls=n_controls, mask_targets=mask_targets, seed=seed)
+        arguments = {"levels": levels, "where": where, "n_controls": n_controls, "max_controls": max_controls}
+        table.attrs.update(**arguments, mask_targets=mask_targets, seed=seed, **totals)
         return table
 
     def get_dose_response(

@@ -1,6 +1,6 @@
 """Pairs of a source and a target, complexes included, checked against the genes of the model."""
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Self
@@ -43,7 +43,8 @@ class Pairs:
             raise ValueError(
                 "Pass either `sources` and `targets`, or `pairs`, a table with columns 'source' and 'target'; not both."
             )
-        names = {name: split(name, vocabulary) for name in pd.unique(table.to_numpy().ravel())}
+        known = frozenset(vocabulary)  # looking up names in a pandas index is slow
+        names = {name: split(name, known) for name in pd.unique(table.to_numpy().ravel())}
         positions_of(dict.fromkeys(chain.from_iterable(names.values())), vocabulary)  # raises for unknown genes
         parts = {name: vocabulary.get_indexer(pd.Index(genes)) for name, genes in names.items()}
         overlap = np.array([np.isin(parts[s], parts[t]).any() for s, t in table.itertuples(index=False)])
@@ -74,7 +75,7 @@ class Pairs:
         return [self.parts[name] for name in self.table[role].iloc[rows]]
 
 
-def split(name: str, vocabulary: pd.Index) -> list[str]:
+def split(name: str, vocabulary: Container[str]) -> list[str]:
     """Return the parts of a complex `"A_B"` without duplicates; the name of a gene is not split."""
     return [name] if name in vocabulary else list(dict.fromkeys(name.split("_")))
 
