@@ -18,6 +18,7 @@ METHODS = {
     "pooled": "correlation over the pre-training sections, within sections",
     "pooled_across": "correlation over the pre-training sections, across all spots",
 }
+DIFFERENCE = "pre-trained minus {}"
 NETS = {
     "progeny": "PROGENy",
     "progeny_signed": "PROGENy, both signs",
@@ -69,37 +70,55 @@ def _cell(values: pd.Series, sign: str = "") -> str:
     return "{:{sign}.3f} [{:{sign}.3f}, {:{sign}.3f}]".format(*interval(values), sign=sign)
 
 
+def by_net(scores: pd.DataFrame, column: str = "auroc") -> dict[str, pd.DataFrame]:
+    """Return for each net means over sections, one row per source, one column per method that was measured."""
+    means = by_source(scores, column)
+    return {net: means.loc[net].dropna(axis=1, how="all") for net in NETS if net in means.index}
+
+
 def by_method(scores: pd.DataFrame) -> pd.DataFrame:
     """Return one row per method, one column per net: AUROC, mean over sources."""
-    means, columns = by_source(scores), {}
-    for net, label in NETS.items():
-        if net not in means.index:
-            continue
-        of_net = means.loc[net]
+    columns = {}
+    for net, of_net in by_net(scores).items():
+        label = NETS[net]
         cells = {METHODS[name]: _cell(of_net[name].dropna()) for name in METHODS if name in of_net}
         for name in ("pooled", "pooled_across"):
             if name in of_net:
-                cells[f"pre-trained minus {METHODS[name]}"] = _cell((of_net["pretrained"] - of_net[name]).dropna(), "+")
+                cells[DIFFERENCE.format(METHODS[name])] = _cell((of_net["pretrained"] - of_net[name]).dropna(), "+")
         columns[f"{label} ({len(of_net)} sources)"] = pd.Series(cells)
-    return pd.DataFrame(columns).rename_axis("").reset_index()
+    return _ordered(columns)
 
 
 def signs(scores: pd.DataFrame) -> pd.DataFrame:
     """Return the share of targets, and of matched genes, whose effect has the expected sign."""
-    found = {name: by_source(scores, name) for name in ("sign_agreement", "control_sign_agreement")}
-    columns = {}
-    for net, label in NETS.items():
-        own, control = (table.loc[net] for table in found.values())
-        columns[label] = pd.Series(
-            {METHODS[name]: f"{own[name].mean():.0%} ({control[name].mean():.0%})" for name in METHODS if name in own}
+    found, controls = by_net(scores, "sign_agreement"), by_net(scores, "control_sign_agreement")
+    columns = {
+        NETS[net]: pd.Series(
+            {
+                METHODS[name]: f"{own[name].mean():.0%} ({controls[net][name].mean():.0%})"
+                for name in METHODS
+                if name in own
+            }
         )
-    return pd.DataFrame(columns).rename_axis("").reset_index()
+        for net, own in found.items()
+    }
+    return _ordered(columns)
+
+
+def _ordered(columns: dict[str, pd.Series]) -> pd.DataFrame:
+    table = pd.DataFrame(columns).fillna("").rename_axis("")
+    order = [*METHODS.values(), *map(DIFFERENCE.format, METHODS.values())]
+    return table.reindex([name for name in order if name in table.index]).reset_index()
 
 
 def by_section(scores: pd.DataFrame) -> pd.DataFrame:
     """Return the mean AUROC over the pathways, one row per section."""
     table = scores.pivot_table(index="section", columns="method", values="auroc", sort=False)
-    table = table[[name for name in METHODS if name in table]].map("{:.3f}".format).rename(columns=METHODS)
+    table = (
+        table[[name for name in METHODS if name in table]]
+        .map(lambda value: "" if np.isnan(value) else f"{value:.3f}")
+        .rename(columns=METHODS)
+    )
     inside = scores.groupby("section")["in_corpus"].first()
     table.insert(0, "pre-training corpus", [KINDS[bool(inside[name])] for name in table.index])
     return table.reset_index()
@@ -108,26 +127,28 @@ def by_section(scores: pd.DataFrame) -> pd.DataFrame:
 def draw(scores: pd.DataFrame, path: Path) -> None:
     """Plot the mean over sources with its interval: a panel for each place, sections outside the corpus."""
     outside = scores[~scores["in_corpus"]]
-    figure, axes = plt.subplots(1, len(PLACES), figsize=(9, 3.6), sharey=True, layout="constrained")
+    figure, axes = plt.subplots(1, len(PLACES), figsize=(9, 4.2), sharey=True, layout="constrained")
     for ax, (where, label) in zip(axes, PLACES.items(), strict=True):
-        _draw_place(ax, by_source(outside[outside["where"] == where]))
+        _draw_place(ax, by_net(outside[outside["where"] == where]))
         ax.set_title(f"regulator set {label}")
     axes[0].set_ylabel("AUROC, mean over sources")
     handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
+    figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False)
     path.parent.mkdir(exist_ok=True)
     figure.savefig(path, metadata={"Date": None})
 
 
-def _draw_place(ax: Axes, means: pd.DataFrame) -> None:
-    nets = [net for net in NETS if net in means.index]
-    for number, (method, label) in enumerate((name, METHODS[name].strip("*")) for name in METHODS if name in means):
-        found = np.array([interval(means.loc[net, method].dropna()) for net in nets])
-        x = np.arange(len(nets)) + 0.12 * (number - 2.5)
-        error = np.abs(found[:, 1:] - found[:, :1]).T
-        ax.errorbar(x, found[:, 0], error, fmt="o", markersize=4, color=COLORS[method], label=label)
+def _draw_place(ax: Axes, means: dict[str, pd.DataFrame]) -> None:
+    for number, method in enumerate(METHODS):
+        found = {
+            place: interval(table[method].dropna()) for place, table in enumerate(means.values()) if method in table
+        }
+        if found:
+            mean, low, high = np.array(list(found.values())).T
+            x, error = np.array(list(found)) + 0.12 * (number - 2.5), [mean - low, high - mean]
+            ax.errorbar(x, mean, error, fmt="o", markersize=4, color=COLORS[method], label=METHODS[method].strip("*"))
     ax.axhline(0.5, color="0.5", linewidth=0.8)
-    ax.set_xticks(range(len(nets)), [NETS[net].replace(", ", ",\n").replace(" l", "\nl") for net in nets])
+    ax.set_xticks(range(len(means)), [NETS[net].replace(", ", ",\n").replace(" l", "\nl") for net in means])
 
 
 def _with_table(text: str, name: str, table: pd.DataFrame) -> str:

@@ -1,10 +1,10 @@
 """Do effects agree with ground truth: pathways, regulons, ligands? Results are written whatever they are.
 
     python benchmarks/perturbation/ground_truth.py measure [--weights human-mini] [--sections A B] [--nets progeny]
-        [--methods pretrained section pooled] [--where self neighbors] [--out FILE.csv]
-    python benchmarks/perturbation/ground_truth.py report [--out FILE.csv] [--document docs/perturbation.md]
+        [--methods pretrained section pooled] [--where self neighbors] [--out FILE.csv.gz]
+    python benchmarks/perturbation/ground_truth.py report [--out FILE.csv.gz] [--document docs/perturbation.md]
 
-The first line measures and writes a CSV file, one row per section, net, place, method and source; the second writes
+The first line measures and writes a CSV file (compressed if its name ends in .gz), one row per section, net, place, method and source; the second writes
 the tables and the figure of docs/perturbation.md from it. Sections and resources are read from SAGEFM_DATA. A source is
 set from its minimum to its maximum; its strongest expressed targets, each masked in its spot, are compared with three
 genes each that match them in mean and standard deviation. All methods are compared on the same genes. Seed 0.
@@ -87,7 +87,7 @@ def measure(given: argparse.Namespace) -> None:
     table = pd.DataFrame(all_scores(given, corpus))
     table.insert(1, "in_corpus", table["section"].isin(corpus))
     table.insert(0, "weights", Path(given.weights).name)
-    table.round(4).to_csv(given.out, index=False)
+    table.round(3).to_csv(given.out, index=False)
     keys = ["net", "where", "method", "section"]
     means = table.groupby(keys, sort=False)[["auroc", "sign_agreement", "control_sign_agreement"]].mean()
     print(means.join(table.groupby(keys, sort=False).size().rename("n_sources")).round(3).to_string())
@@ -102,7 +102,7 @@ if __name__ == "__main__":
     parser.add_argument("--nets", nargs="+", default=list(NETS), choices=list(NETS))
     parser.add_argument("--methods", nargs="+", default=METHODS, choices=METHODS)
     parser.add_argument("--where", nargs="+", default=["self", "neighbors"], choices=["self", "neighbors"])
-    parser.add_argument("--out", type=Path, default=HERE / "results" / "ground_truth.csv")
+    parser.add_argument("--out", type=Path, default=HERE / "results" / "ground_truth.csv.gz")
     parser.add_argument("--document", type=Path, default=HERE.parents[1] / "docs" / "perturbation.md")
     given = parser.parse_args()
     if given.task == "measure":
