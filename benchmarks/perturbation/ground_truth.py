@@ -4,7 +4,7 @@
         [--methods pretrained section pooled] [--where self neighbors] [--out FILE.csv.gz]
     python benchmarks/perturbation/ground_truth.py report [--out FILE.csv.gz] [--document docs/perturbation.md]
 
-The first line measures and writes a CSV file (compressed if its name ends in .gz), one row per section, net, place, method and source; the second writes
+The first line measures and writes a CSV file, one row per section, net, place, method and source; the second writes
 the tables and the figure of docs/perturbation.md from it. Sections and resources are read from SAGEFM_DATA. A source is
 set from its minimum to its maximum; its strongest expressed targets, each masked in its spot, are compared with three
 genes each that match them in mean and standard deviation. All methods are compared on the same genes. Seed 0.
