@@ -66,7 +66,7 @@ def scores(adata: ad.AnnData) -> dict[str, float]:
         "counts": own,
         "neighbours": graph @ own / n,
         "spot and neighbours": (graph @ own + own) / (n + 1),
-        "network alone": np.log1p(
+        "not fitted": np.log1p(
             model.get_normalized_expression(genes=genes, library_size=depth, fit_section=False, return_numpy=True)
         ),
         "fitted": np.log1p(model.get_normalized_expression(genes=genes, library_size=depth, return_numpy=True)),

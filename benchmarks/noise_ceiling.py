@@ -24,7 +24,7 @@ SECTIONS = [
 
 
 def scores(name: str) -> dict[str, float]:
-    """Return the totals of one section, all spots, by the network alone and fitted to the section."""
+    """Return the totals of one section, all spots, not fitted and fitted to the section."""
     adata = section(name)
     adata.var_names_make_unique()
     adata = adata[np.asarray(adata.X.sum(axis=1)).ravel() > 0].copy()
@@ -33,7 +33,7 @@ def scores(name: str) -> dict[str, float]:
     return {
         "spots": adata.n_obs,
         "neighbours": alone["top500_r_neighbors"],
-        "network alone": alone["top500_r"],
+        "not fitted": alone["top500_r"],
         "fitted": fitted["top500_r"],
         "ceiling": fitted["top500_r_max"],
         "fitted, share of ceiling": fitted["top500_share_of_ceiling"],

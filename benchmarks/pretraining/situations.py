@@ -5,7 +5,7 @@
 
 SECTIONS is a folder of `.h5ad` files. With `--sizes`, compact pieces of that many spots are used instead of the whole
 section. All three models are scored on the same held-out spots: mean r of the 500 most expressed genes that the weights
-know, fitted to the section and by the network alone, next to the mean of the neighbours and the ceiling from noise.
+know, fitted to the section and not fitted, next to the mean of the neighbours and the ceiling from noise.
 """
 
 import argparse

@@ -58,7 +58,9 @@ def changed_model(changes: dict[str, Any], train: ad.AnnData) -> sagefm.SAGEFM:
             if not hasattr(owner, setting):
                 raise AttributeError(f"The {name} has no setting {setting!r} that protocol.toml could change.")
             setattr(owner, setting, value)
-    model.module.section_fit = model.module.section_fit._replace(**changes.get("section_fit", {}))
+    # Not fitted, the network is scored alone: its variants differ less with the neighbours' contribution.
+    settings = {"skip_share": 0.0, **changes.get("section_fit", {})}
+    model.module.section_fit = model.module.section_fit._replace(**settings)
     if changes.get("random_start"):
         model.module.init_from_pca = lambda components, deviation: None
     return model

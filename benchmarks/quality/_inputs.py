@@ -31,6 +31,8 @@ def joined(patterns: list[str]) -> ad.AnnData:
     adata = ad.concat(parts, join="inner", index_unique="-")
     adata = adata[np.asarray(adata.X.sum(axis=1)).ravel() > 0]
     adata = adata[:, np.asarray((adata.X > 0).sum(axis=0)).ravel() >= 3].copy()
+    technologies = [part.uns.get("sagefm_source", {}).get("technology", "") for part in parts.values()]
+    adata.uns["single_cells"] = any("single cell" in technology for technology in technologies)
     adata.obs["patient"] = [_patient(name) for name in adata.obs["sample"]]
     adata.obsm["spatial"] = side_by_side(np.asarray(adata.obsm["spatial"], dtype=float), adata.obs["sample"])
     sagefm.SAGEFM.setup_anndata(adata, sample_key="sample")
@@ -65,6 +67,7 @@ def for_methods(patterns: list[str]) -> tuple[ad.AnnData, ad.AnnData]:
     # Ranked here for all methods, because the ranking needs a package that some environments lack.
     ranked = sc.pp.highly_variable_genes(given, flavor="seurat_v3", n_top_genes=given.n_vars, inplace=False)
     given.var["variability_rank"] = ranked["highly_variable_rank"].to_numpy()
+    given.uns["single_cells"] = adata.uns["single_cells"]
     if "annotation" in adata.obs:
         given.uns["n_domains"] = int(annotation(adata).nunique())
     return adata, given

@@ -11,7 +11,15 @@ from sklearn.decomposition import TruncatedSVD
 from sklearn.linear_model import Ridge
 
 from sagefm.data import neighbor_mean_operator
-from sagefm.model import Moments, recovery_table
+from sagefm.model import (
+    Autocorrelation,
+    LagPairs,
+    Moments,
+    SectionScores,
+    effective_size,
+    noise_ceiling,
+    recovery_table,
+)
 from sagefm.module import RidgeSums, SectionFit
 
 N_COMPONENTS = 50
@@ -112,7 +120,8 @@ class _Section:
         self.counts = np.zeros((adata.n_obs, len(genes)), dtype=np.float32)
         columns = adata.var_names.get_indexer(genes)
         self.counts[:, columns >= 0] = adata.X[:, columns[columns >= 0]].toarray()
-        self._operator = neighbor_mean_operator(sp.csr_matrix(adata.obsp["spatial_connectivities"]))
+        self.graph = sp.csr_matrix(adata.obsp["spatial_connectivities"])
+        self._operator = neighbor_mean_operator(self.graph)
         self.connected = np.diff(self._operator.indptr) > 0
         self._update()
 
@@ -142,17 +151,31 @@ class _Section:
 
 def _masked_recovery(predict, adata: ad.AnnData, genes: pd.Index, n_masks: int, seed: int) -> pd.DataFrame:
     rng = np.random.default_rng(seed)
-    moments: list[list[Moments]] = [[] for _ in range(n_masks)]
     shared = genes.isin(adata.var_names)
-    for section in _sections(adata, genes):
-        masks = (rng.random(section.counts.shape) / MASK_FRACTION).astype(int)
-        for number in range(n_masks):
-            mask = masks == number
-            part = Moments(section.logged[:, shared].sum(axis=0), len(section.counts))
-            arrays = (mask, section.logged, predict(section, mask), section.neighbors)
-            part.add(*(values[section.connected][:, shared] for values in arrays))
-            moments[number].append(part)
-    return recovery_table(moments, genes[shared])
+    scores = [_section_scores(predict, section, shared, n_masks, rng) for section in _sections(adata, genes)]
+    return recovery_table(scores, genes[shared])
+
+
+def _section_scores(
+    predict, section: "_Section", shared: np.ndarray, n_masks: int, rng: np.random.Generator
+) -> SectionScores:
+    """Score the masked entries of one section, with effective sizes and ceiling computed as for the model."""
+    masks = (rng.random(section.counts.shape) / MASK_FRACTION).astype(int)
+    members, mean = np.flatnonzero(section.connected), section.logged[:, shared].mean(axis=0)
+    lags, every = LagPairs(section.graph, members), np.arange(len(members))
+    observed, predicted = (Autocorrelation(lags, len(mean)) for _ in range(2))
+    observed.add(every, section.logged[members][:, shared] - mean)
+    moments = []
+    for number in range(n_masks):
+        mask = masks == number
+        arrays = (mask, section.logged, predict(section, mask), section.neighbors)
+        masked, truth, values, neighbors = (array[members][:, shared] for array in arrays)
+        moments.append(Moments(mean * len(section.counts), len(section.counts)))
+        moments[-1].add(masked, truth, values, neighbors)
+        predicted.add(every, values - mean, masked)
+    n = np.sum([part.n for part in moments], axis=0)
+    ceiling = noise_ceiling(sp.csr_matrix(section.counts[members][:, shared]), float(np.median(section.depth)))
+    return SectionScores(moments, effective_size(n, observed.by_distance(), predicted), ceiling)
 
 
 def _sections(adata: ad.AnnData, genes: pd.Index):

@@ -13,21 +13,18 @@ import pandas as pd
 import scvi
 from _inputs import joined
 from _linear import LinearModel, SectionModel
-from _protocol import METHODS, PROTOCOL
+from _protocol import METHODS, MODELS, PROTOCOL, methods_of
 
 import sagefm
 from sagefm.model import fisher_average
 
-# The order matters: the published network is trained for as long as sagefm took.
-MODELS = ("sagefm", "published", "published_converged", "sagefm_pretrained", "sagefm_finetuned")
 MAX_EPOCHS = 1000  # of the published network; its early stopping ends it before
-BASELINES = ("neighbors", "regression", "section_regression")
-ALONE = "_alone"  # suffix: network alone, without the fit to the sections
+ALONE = "_alone"  # suffix: without the fit to the sections
 
 
 def measure(arguments: argparse.Namespace) -> Iterator[pd.DataFrame]:
     """Yield one table of scores for each split, method and seed."""
-    wanted = arguments.methods or [*BASELINES, *MODELS]
+    wanted = arguments.methods or methods_of(arguments.task)
     score = {"recovery": masked_recovery, "missing_genes": missing_genes}[arguments.task]
     for name, split in PROTOCOL["recovery"]["splits"].items():
         if arguments.datasets and name not in arguments.datasets:

@@ -6,14 +6,14 @@ from dataclasses import asdict
 
 import pandas as pd
 from _inputs import for_methods
-from _protocol import METHODS, PROTOCOL
+from _protocol import METHODS, PROTOCOL, methods_of
 from _representations import Representations
 from _tasks import SCORES
 
 
 def measure(arguments: argparse.Namespace) -> Iterator[pd.DataFrame]:
     """Yield one table of scores for each data set, method and seed."""
-    methods = arguments.methods or list(METHODS)
+    methods = arguments.methods or methods_of(arguments.task)
     representations = Representations(
         arguments.out / "cache", arguments.environments.absolute(), set(methods) if arguments.fresh else set()
     )

@@ -11,18 +11,38 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from _differences import (
+    CELLS,
+    CORTEX,
+    GROUPS,
+    NEW,
+    OTHERS,
+    REFERENCE,
+    SECTIONS,
+    by_group,
+    by_section,
+    mean_difference,
+    paired,
+    sections_higher,
+)
 from _protocol import HERE, METHODS, PROTOCOL
 
+PCA_DOMAINS = "pca_domains"  # the row of PCA with the default of `tl.domains`
+OURS = ("sagefm", "sagefm_pretrained", "sagefm_finetuned")
+LABELS = {name: entry["label"] for name, entry in METHODS.items()}
 ROWS = {
+    "majority": "Commonest tissue",
     "neighbors": "Mean of the neighbours",
     "regression": "Ridge regression on components",
     "section_regression": "The same, of the section itself",
-    **{name: entry["label"] for name, entry in METHODS.items()},
+    "pca": LABELS["pca"],
+    PCA_DOMAINS: "PCA and `tl.domains`",
+    **LABELS,
+    **{f"{name}_alone": f"{LABELS[name]}, not fitted" for name in OURS},
+    "ceiling": "Noise ceiling",
 }
-CORTEX = ["cortex_151673", "cortex_151674"]
-OURS = ("sagefm", "sagefm_pretrained", "sagefm_finetuned")
-ROWS |= {f"{name}_alone": f"{ROWS[name]}, network alone" for name in OURS}
 BOLD = {name: f"**{ROWS[name]}**" for name in OURS}
+SHOWN = ["pca", "banksy", "cellcharter", "mofa_neighbors", "sagefm"]  # methods in the table of single sections
 plt.rcParams["svg.hashsalt"] = "sagefm"  # the same figure gives the same file
 
 
@@ -34,7 +54,7 @@ def main(results: Path, document: Path) -> None:
         text = with_table(text, name, markdown(make(pd.read_csv(scores))) if scores.exists() else "Not measured yet.")
     document.write_text(text)
     if (results / "domains.csv").exists():
-        draw_domains(pd.read_csv(results / "domains.csv"), document.parent / "figures" / "benchmarks_domains.svg")
+        draw_differences(pd.read_csv(results / "domains.csv"), document.parent / "figures" / "benchmarks_domains.svg")
 
 
 def with_table(text: str, name: str, table: str) -> str:
@@ -48,55 +68,88 @@ def with_table(text: str, name: str, table: str) -> str:
 # Tables ---------------------------------------------------------------------------------------------------------------
 
 
-def domains(scores: pd.DataFrame, datasets: Callable[[pd.Series], pd.Series]) -> pd.DataFrame:
-    """Return one row per method: mean scores over data sets, their spread over seeds, and costs."""
-    scores = scores[datasets(scores["dataset"])]
-    n_datasets = scores["dataset"].nunique()
+def differences(scores: pd.DataFrame, smooth: int) -> pd.DataFrame:
+    """Return one row per method: by how much the ARI of sagefm is higher, as a mean over sections with its interval."""
+    found = _paired(scores, smooth)
+    table = pd.DataFrame({group: pd.Series(row).map(str) for group, row in by_group(found).items()})
+    table.insert(1, "sagefm higher in", sections_higher(found))
+    return labelled(table, pd.Series(dtype=object))
+
+
+def differences_new(scores: pd.DataFrame) -> pd.DataFrame:
+    """Return the same for the sections that the defaults of sagefm were not chosen on."""
+    columns = {}
+    for smooth, title in {1: "with `tl.domains`", 0: "as given"}.items():
+        found = _paired(scores, smooth).reindex(NEW).dropna(axis=1, how="all")
+        columns[title] = found.apply(lambda values: str(mean_difference(values)))
+        columns[f"sagefm higher in{' ' * (1 - smooth)}"] = sections_higher(found)
+    return labelled(pd.DataFrame(columns), pd.Series(dtype=object))
+
+
+def _paired(scores: pd.DataFrame, smooth: int) -> pd.DataFrame:
+    """Return paired differences with PCA in two rows: with `tl.domains`, and as given."""
+    averaged, found = paired(scores, smooth=1)["pca"], paired(scores, smooth).drop(columns=REFERENCE)
+    return (found.drop(columns="pca") if smooth else found).assign(**{PCA_DOMAINS: averaged}).dropna(axis=1, how="all")
+
+
+def domains(scores: pd.DataFrame, sections: list[str]) -> pd.DataFrame:
+    """Return one row per method: mean scores over sections, and their spread over seeds."""
+    scores = scores[scores["dataset"].isin(sections)]
     mixture = scores[scores["clustering"].isin(["gmm", "its own"])]
-    subsampled = scores[scores["clustering"] == "gmm_subsample"]
-
-    def column(rows: pd.DataFrame, metric: str, smooth: int) -> pd.Series:
-        rows = rows[(rows["metric"] == metric) & (rows["smooth"] == smooth)]
-        by_seed = rows.groupby(["method", "dataset", "seed", "cluster_seed"])["value"].mean()
-        mean = by_seed.groupby(["method", "dataset"]).mean().groupby("method").agg(["mean", "count"])
-        spread = by_seed.groupby(["method", "dataset"]).std().groupby("method").mean().fillna(0)
-        return pd.Series(
-            {
-                name: f"{row['mean']:.3f} ± {spread[name]:.3f}"
-                + ("" if row["count"] == n_datasets else f" ({row['count']:.0f} of {n_datasets})")
-                for name, row in mean.iterrows()
-            },
-            dtype=object,
-        )
-
+    averaged = scores[scores["smooth"] == 1]
     table = pd.DataFrame(
         {
-            "ARI": column(mixture, "ARI", 0),
-            "ARI, averaged": column(mixture, "ARI", 1),
-            "ARI, subsamples": column(subsampled, "ARI", 0),
-            "ARI, averaged, subsamples": column(subsampled, "ARI", 1),
-            "NMI, averaged": column(mixture, "NMI", 1),
-            "ARI, averaged, Leiden": column(scores[scores["clustering"] == "leiden"], "ARI", 1),
+            "ARI, as given": _seeds(mixture[mixture["smooth"] == 0], "ARI", len(sections)),
+            "ARI, averaged": _seeds(averaged[averaged["clustering"] == "gmm"], "ARI", len(sections)),
+            "of subsamples": _seeds(averaged[averaged["clustering"] == "gmm_subsample"], "ARI", len(sections)),
+            "by Leiden": _seeds(averaged[averaged["clustering"] == "leiden"], "ARI", len(sections)),
+            "NMI, averaged": _seeds(averaged[averaged["clustering"] == "gmm"], "NMI", len(sections)),
         }
     )
-    return labelled(table.join(costs(scores), how="outer"), notes(scores))
+    table.loc[PCA_DOMAINS] = table.loc["pca"].where(table.columns != "ARI, as given")
+    table.loc["pca", table.columns != "ARI, as given"] = np.nan
+    return labelled(table, notes(scores))
+
+
+def _seeds(rows: pd.DataFrame, metric: str, n_sections: int) -> pd.Series:
+    """Return the mean over sections and the mean of their standard deviations over seeds, as text."""
+    by_seed = rows[rows["metric"] == metric].groupby(["method", "dataset", "seed", "cluster_seed"])["value"].mean()
+    spread = by_seed.groupby(["method", "dataset"]).agg(["mean", "std"]).fillna({"std": 0}).groupby("method")
+    found = spread.mean().assign(n=spread.size())
+    text = {
+        name: f"{row['mean']:.2f} ± {row['std']:.2f}"
+        + (f" ({row['n']:.0f} of {n_sections})" if row["n"] < n_sections else "")
+        for name, row in found.iterrows()
+    }
+    return pd.Series(text, dtype=object)
+
+
+def sections(scores: pd.DataFrame) -> pd.DataFrame:
+    """Return one row per section: the ARI of some methods, each with the default of `tl.domains`."""
+    table = (
+        by_section(scores, smooth=1)
+        .reindex(index=SECTIONS, columns=SHOWN)
+        .map(lambda value: "" if np.isnan(value) else f"{value:.2f}")
+    )
+    return table.rename(columns=ROWS | {"pca": ROWS[PCA_DOMAINS]}).rename_axis("").reset_index()
 
 
 def cost(scores: pd.DataFrame) -> pd.DataFrame:
-    """Return one row per method: the cost of embedding the first cortex section, also relative to sagefm."""
-    runs = scores[scores["dataset"] == CORTEX[0]].drop_duplicates(["method", "seed"]).groupby("method")
-    seconds = runs["cpu_seconds"].mean().dropna().sort_values()
-    table = pd.DataFrame({"processor, s": seconds.map("{:.1f}".format), "peak, MiB": runs["peak_mib"].mean().round()})
-    table = table.loc[seconds.index].astype({"peak, MiB": int})
-    for method, title in {
-        "sagefm": "relative to sagefm, training included",
-        "sagefm_pretrained": "relative to pretrained",
-    }.items():
-        if method in seconds:
-            table[title] = (seconds / seconds[method]).map(
-                lambda ratio: f"{ratio:.2g}" if ratio < 10 else f"{ratio:.0f}"
-            )
+    """Return one row per method: the cost of embedding one section, also relative to sagefm, and one of cells."""
+    runs = scores.drop_duplicates(["dataset", "method", "seed"]).groupby(["dataset", "method"])
+    seconds, peak = (runs[name].mean().unstack("dataset") for name in ("cpu_seconds", "peak_mib"))
+    seconds = seconds.dropna(subset=CORTEX[0]).sort_values(CORTEX[0])
+    spots, cells = seconds[CORTEX[0]], seconds[CELLS[0]]
+    table = pd.DataFrame({"spots: processor, s": spots.map("{:.1f}".format)})
+    table["peak, MiB"] = peak[CORTEX[0]].reindex(table.index).map("{:,.0f}".format)
+    table["relative to sagefm, training included"] = (spots / spots["sagefm"]).map(_ratio)
+    table["relative to pretrained"] = (spots / spots["sagefm_pretrained"]).map(_ratio)
+    table["cells: processor, s"] = cells.map(lambda value: "" if np.isnan(value) else f"{value:.1f}")
     return table.rename(index=ROWS | BOLD).rename_axis("").reset_index()
+
+
+def _ratio(value: float) -> str:
+    return f"{value:.2g}" if value < 10 else f"{value:.0f}"
 
 
 def annotation(scores: pd.DataFrame, dataset: str) -> pd.DataFrame:
@@ -106,7 +159,7 @@ def annotation(scores: pd.DataFrame, dataset: str) -> pd.DataFrame:
 
     def column(scale_by: str, with_neighbors: bool) -> pd.Series:
         kept = spots[(spots["scale_by"] == scale_by) & (spots["with_neighbors"] == with_neighbors)]
-        return wide(kept, ["accuracy", "balanced_accuracy", "macro_f1"]).agg(" / ".join, axis=1)
+        return wide(kept, ["accuracy", "balanced_accuracy", "macro_f1"], digits=2).agg(" / ".join, axis=1)
 
     table = pd.DataFrame(
         {
@@ -116,105 +169,135 @@ def annotation(scores: pd.DataFrame, dataset: str) -> pd.DataFrame:
             "with its neighbours, scaled": column("sample", with_neighbors=True),
         }
     )
-    table.loc["majority", "the spot"] = wide(spots, ["majority_accuracy"]).iloc[0, 0]
-    return labelled(table.join(costs(rows), how="outer"), notes(rows), {"majority": "Commonest tissue"})
+    table.loc["majority", "the spot"] = wide(spots, ["majority_accuracy"], digits=2).iloc[0, 0]
+    return labelled(table.join(costs(rows), how="outer"), notes(rows))
 
 
 def regions(scores: pd.DataFrame) -> pd.DataFrame:
     """Return one row per method: scores on pooled regions."""
     kept = scores[scores["statistics"].eq("mean") & scores["scale_by"].eq("sample")]
-    table = wide(kept, ["accuracy", "balanced_accuracy", "macro_f1"])
-    table.loc["majority", "accuracy"] = wide(kept, ["majority_accuracy"]).iloc[0, 0]
-    return labelled(table, notes(scores), {"majority": "Commonest tissue"})
+    table = wide(kept, ["accuracy", "balanced_accuracy", "macro_f1"], digits=2)
+    table.loc["majority", "accuracy"] = wide(kept, ["majority_accuracy"], digits=2).iloc[0, 0]
+    table.columns = ["accuracy", "balanced accuracy", "macro-F1"]
+    return labelled(table, notes(scores))
 
 
 def mixing(scores: pd.DataFrame, dataset: str) -> pd.DataFrame:
     """Return one row per method: summary scores of scib-metrics, with features scaled within sections."""
     kept = scores[scores["dataset"].eq(dataset) & scores["scale_by"].eq("sample")]
-    return labelled(wide(kept, ["Batch correction", "Bio conservation", "Total"]), notes(scores))
+    return labelled(wide(kept, ["Batch correction", "Bio conservation", "Total"], digits=2), notes(scores))
 
 
-def recovery(scores: pd.DataFrame, split: str, metrics: dict[str, str]) -> pd.DataFrame:
-    """Return one row per method: scores on the held-out sections."""
+def recovery(scores: pd.DataFrame, split: str) -> pd.DataFrame:
+    """Return one row per method: recovery of masked genes in the held-out sections, with the noise ceiling."""
     scores = scores[scores["dataset"] == split]
-    table = wide(scores, list(metrics)).rename(columns=metrics)
+    means = scores.groupby(["method", "metric"])["value"].mean().unstack()
+    ceiling = means["top500_r_max"].mean()  # nearly the same for all: of the 500 most expressed genes of each
+    table = wide(scores, ["top500_r", "median_r"])
+    table.columns = ["r, 500 most expressed", "median r, all genes"]
+    share = (means["top500_r"] / means["top500_r_max"].fillna(ceiling)).map(_percent)
+    table.insert(1, "share of the ceiling", share)
+    table["share of the 500, q < 0.05"] = means["top500_share_q05"].map(_percent)
+    table.loc["ceiling", "r, 500 most expressed"] = f"{ceiling:.3f}"
     return labelled(table.join(costs(scores)), notes(scores))
 
 
-def wide(scores: pd.DataFrame, metrics: list[str]) -> pd.DataFrame:
+def missing(scores: pd.DataFrame, split: str) -> pd.DataFrame:
+    """Return one row per method: correlation of genes that are masked in all spots, in the held-out sections."""
+    scores = scores[scores["dataset"] == split]
+    table = wide(scores, ["mean_r", "median_r", "share_above_02"])
+    table.columns = ["mean r", "median r", "share of genes r > 0.2"]
+    return labelled(table.join(costs(scores)), notes(scores))
+
+
+def _percent(share: float) -> str:
+    return "" if np.isnan(share) else f"{share:.0%}"
+
+
+def wide(scores: pd.DataFrame, metrics: list[str], digits: int = 3) -> pd.DataFrame:
     """Return a table of methods by metrics: means over seeds, as text."""
     means = scores.groupby(["method", "metric"])["value"].mean().unstack()
-    return means.reindex(columns=metrics).map(lambda value: "" if np.isnan(value) else f"{value:.3f}")
+    return means.reindex(columns=metrics).map(lambda value: "" if np.isnan(value) else f"{value:.{digits}f}")
 
 
 def costs(scores: pd.DataFrame) -> pd.DataFrame:
-    """Return seconds and peak memory of each method, as means over the data sets and seeds of the table."""
+    """Return the processor time of each method, as a mean over the data sets and seeds of the table."""
     runs = scores.drop_duplicates(["dataset", "method", "seed"]).groupby("method")
-    columns = {"wall, s": ("seconds", 1), "processor, s": ("cpu_seconds", 1), "peak, MiB": ("peak_mib", 1)}
-    made = {
-        title: runs[name].mean().map(lambda value: "" if np.isnan(value) else f"{value:.0f}")
-        for title, (name, _) in columns.items()
-        if name in scores
-    }
-    return pd.DataFrame(made)
+    seconds = runs["cpu_seconds"].mean().map(lambda value: "" if np.isnan(value) else f"{value:.0f}")
+    return seconds.rename("processor, s").to_frame()
 
 
 def notes(scores: pd.DataFrame) -> pd.Series:
     """Return, for each method without scores, the reason."""
-    empty = scores[scores["metric"].isna()] if "metric" in scores else scores
+    empty = scores[scores["metric"].isna()]
     return empty.groupby("method")["note"].first().map(lambda note: note.split(". ")[0])  # the first sentence
 
 
-def labelled(table: pd.DataFrame, why: pd.Series, more: dict[str, str] | None = None) -> pd.DataFrame:
-    """Order and label the rows, and add a column with the reason why a row is empty."""
-    names = {**(more or {}), **ROWS}
-    table = table.reindex([name for name in names if name in table.index or name in why.index])
-    if len(why):
-        table["note"] = why.reindex(table.index)
-    return table.fillna("").rename(index=names | BOLD).rename_axis("").reset_index()
+def labelled(table: pd.DataFrame, why: pd.Series) -> pd.DataFrame:
+    """Order and label the rows, and keep the reasons why values are missing for the text below the table."""
+    table = table.reindex([name for name in ROWS if name in table.index or name in why.index])
+    table = table.fillna("").rename(index=ROWS | BOLD).rename_axis("").reset_index()
+    table.attrs["notes"] = [f"{ROWS[name]}: {reason}" for name, reason in why.items()]
+    return table
 
 
 def markdown(table: pd.DataFrame) -> str:
-    """Return a table as Markdown."""
+    """Return a table as Markdown, followed by its notes."""
     lines = [list(table.columns), ["---"] * table.shape[1], *table.astype(str).to_numpy().tolist()]
-    return "\n".join("| " + " | ".join(cell.replace("|", "/") for cell in line) + " |" for line in lines)
+    rows = ["| " + " | ".join(cell.replace("|", "/") for cell in line) + " |" for line in lines]
+    if reasons := table.attrs.get("notes"):
+        rows += ["", "No result on some or all sections:", "", *(f"- {reason}" for reason in reasons)]
+    return "\n".join(rows)
 
 
 def ablations(scores: pd.DataFrame) -> pd.DataFrame:
-    """Return one row per variant of the default network: scores on both data sets, and its size."""
-    order = list(PROTOCOL["ablations"]["variants"])
-    values = scores.groupby(["method", "dataset", "metric"])["value"].mean()
-
-    def column(dataset: str, metric: str, form: str) -> pd.Series:
-        return values.xs((dataset, metric), level=("dataset", "metric")).map(form.format)
-
-    table = pd.DataFrame(
+    """Return one row per variant of the default network: its scores on both data sets."""
+    column = _column(scores)
+    return _variants(
+        scores,
         {
             "r, breast": column("breast", "top500_r", "{:.3f}"),
             "fitted": column("breast", "fitted_top500_r", "{:.3f}"),
             "r, cortex": column("cortex", "top500_r", "{:.3f}"),
             "fitted ": column("cortex", "fitted_top500_r", "{:.3f}"),
-            "ARI, cortex": column("cortex", "ARI", "{:.3f}"),
+            "ARI, cortex": column("cortex", "ARI", "{:.2f}"),
+        },
+    )
+
+
+def ablations_cost(scores: pd.DataFrame) -> pd.DataFrame:
+    """Return one row per variant of the default network: its size, and the length of its training."""
+    column = _column(scores)
+    return _variants(
+        scores,
+        {
             "parameters": column("breast", "parameters", "{:,.0f}"),
             "epochs": column("breast", "epochs", "{:.0f}"),
             "processor, s": column("breast", "cpu_seconds", "{:.0f}"),
-        }
+        },
     )
-    names = scores.drop_duplicates("method").set_index("method")["label"]
-    table = table.reindex([name for name in order if name in table.index])
+
+
+def _column(scores: pd.DataFrame) -> Callable[[str, str, str], pd.Series]:
+    values = scores.groupby(["method", "dataset", "metric"])["value"].mean()
+    return lambda dataset, metric, form: values.xs((dataset, metric), level=("dataset", "metric")).map(form.format)
+
+
+def _variants(scores: pd.DataFrame, columns: dict[str, pd.Series]) -> pd.DataFrame:
+    """Return columns as a table of variants, in the order of the protocol."""
+    table, names = pd.DataFrame(columns), scores.drop_duplicates("method").set_index("method")["label"]
+    table = table.reindex([name for name in PROTOCOL["ablations"]["variants"] if name in table.index])
     return table.fillna("").rename(index=names).rename_axis("").reset_index()
 
 
-MASKED = {
-    "top500_r": "r, 500 most expressed",
-    "median_r": "median r, all genes",
-    "top500_share_q05": "share of the 500, q < 0.05",
-    "share_q05": "share of all genes, q < 0.05",
-}
-MISSING = {"mean_r": "mean r", "median_r": "median r", "share_above_02": "share of genes r > 0.2"}
 TABLES: dict[str, tuple[str, Callable[[pd.DataFrame], pd.DataFrame]]] = {
-    "domains_cortex": ("domains", lambda scores: domains(scores, lambda names: names.isin(CORTEX))),
-    "domains_others": ("domains", lambda scores: domains(scores, lambda names: ~names.isin(CORTEX))),
+    "differences": ("domains", lambda scores: differences(scores, smooth=1)),
+    "differences_given": ("domains", lambda scores: differences(scores, smooth=0)),
+    "differences_new": ("domains", differences_new),
+    "domains_cortex": ("domains", lambda scores: domains(scores, CORTEX)),
+    "domains_others": ("domains", lambda scores: domains(scores, OTHERS)),
+    "domains_cells": ("domains", lambda scores: domains(scores, CELLS)),
+    "domains_sections": ("domains", sections),
     "cost": ("domains", cost),
     "annotation_breast": ("annotation", lambda scores: annotation(scores, "breast")),
     "annotation_cortex": ("annotation", lambda scores: annotation(scores, "cortex")),
@@ -222,31 +305,45 @@ TABLES: dict[str, tuple[str, Callable[[pd.DataFrame], pd.DataFrame]]] = {
     "regions": ("regions", regions),
     "mixing_breast": ("mixing", lambda scores: mixing(scores, "breast")),
     "mixing_cortex": ("mixing", lambda scores: mixing(scores, "cortex")),
-    "recovery_breast": ("recovery", lambda scores: recovery(scores, "breast", MASKED)),
-    "recovery_cortex": ("recovery", lambda scores: recovery(scores, "cortex", MASKED)),
-    "missing_breast": ("missing_genes", lambda scores: recovery(scores, "breast", MISSING)),
-    "missing_cortex": ("missing_genes", lambda scores: recovery(scores, "cortex", MISSING)),
+    "recovery_breast": ("recovery", lambda scores: recovery(scores, "breast")),
+    "recovery_cortex": ("recovery", lambda scores: recovery(scores, "cortex")),
+    "missing_breast": ("missing_genes", lambda scores: missing(scores, "breast")),
+    "missing_cortex": ("missing_genes", lambda scores: missing(scores, "cortex")),
     "ablations": ("ablations", ablations),
+    "ablations_cost": ("ablations", ablations_cost),
 }
 
 
 # Figures --------------------------------------------------------------------------------------------------------------
 
 
-def draw_domains(scores: pd.DataFrame, path: Path) -> None:
-    """Plot every clustering of the cortex sections (except Leiden) as a dot, with methods sorted by mean ARI."""
-    kept = scores[scores["dataset"].isin(CORTEX) & (scores["metric"] == "ARI") & (scores["clustering"] != "leiden")]
-    order = kept.groupby(["method", "smooth"])["value"].mean().groupby("method").max().sort_values().index
-    _, ax = plt.subplots(figsize=(7, 0.35 * len(order) + 1))
-    for smooth, color, name in ((0, "#0072B2", "as given"), (1, "#D55E00", "averaged over the neighbours")):
-        rows = kept[kept["smooth"] == smooth]
-        place = rows["method"].map({method: number for number, method in enumerate(order)}) + 0.15 - 0.3 * smooth
-        ax.scatter(rows["value"], place, s=12, color=color, alpha=0.6, linewidths=0, label=name)
-    ax.set(yticks=range(len(order)), yticklabels=[ROWS[name] for name in order], xlabel="adjusted Rand index, cortex")
-    ax.grid(axis="x", color="0.5", alpha=0.3)
-    ax.legend(loc="upper left", fontsize=8)
+def draw_differences(scores: pd.DataFrame, path: Path) -> None:
+    """Plot the mean differences between sagefm and each method with their intervals, one panel per group."""
+    looks = {
+        1: ("#0072B2", "with the default of tl.domains"),
+        0: ("#D55E00", "the representation as given, not averaged"),
+    }
+    found = {smooth: by_group(paired(scores, smooth).drop(columns=REFERENCE)) for smooth in looks}
+    order = [name for name in ROWS if name in found[0]["all"]][::-1]
+    figure, panels = plt.subplots(1, len(GROUPS), figsize=(11, 0.36 * len(order) + 1.3), sharey=True)
+    for panel, (group, names) in zip(panels, GROUPS.items(), strict=True):
+        for smooth, (color, label) in looks.items():
+            place = {name: number + 0.3 * smooth - 0.15 for number, name in enumerate(order)}
+            for name, (mean, low, high, _) in found[smooth][group].items():
+                panel.plot([low, high], [place[name]] * 2, color=color, linewidth=1.5)
+                face = "white" if np.isnan(low) else color  # too few sections for an interval
+                panel.plot(mean, place[name], "o", color=color, markerfacecolor=face, markersize=4, label=label)
+                label = None
+        panel.axvline(0, color="0.3", linewidth=0.8)
+        panel.grid(axis="x", color="0.5", alpha=0.3)
+        panel.set_title(f"{group} ({len(names)})", fontsize=9)
+    panels[0].set(yticks=range(len(order)), yticklabels=[ROWS[name] for name in order])
+    figure.supxlabel("ARI of sagefm minus ARI of the method (right of zero: sagefm is higher)", fontsize=9)
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="upper center", ncols=2, fontsize=9, bbox_to_anchor=(0.5, 1.04), frameon=False)
+    figure.tight_layout()
     path.parent.mkdir(exist_ok=True)
-    plt.savefig(path, bbox_inches="tight", metadata={"Date": None})  # white: text is black on dark pages, too
+    figure.savefig(path, bbox_inches="tight", metadata={"Date": None})  # white: text is black on dark pages, too
 
 
 if __name__ == "__main__":

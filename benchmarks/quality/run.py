@@ -18,10 +18,7 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before numpy and torch are imported
 
 import pandas as pd
-from _protocol import HERE, METHODS, PROTOCOL
-
-OF_PREDICTIONS = ("recovery", "missing_genes")
-VARIANTS = PROTOCOL["ablations"]["variants"]
+from _protocol import HERE, OF_PREDICTIONS, PROTOCOL, methods_of
 
 
 def main() -> None:
@@ -49,8 +46,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--environments", type=Path, default=HERE / ".environments")
     parser.add_argument("--fresh", action="store_true", help="run the methods again even if there are cached results")
     arguments = parser.parse_args()
-    if unknown := set(arguments.methods or ()) - set(METHODS) - {"neighbors", "regression", *VARIANTS}:
-        sys.exit(f"No method {sorted(unknown)[0]!r} in methods.toml; there are {', '.join(METHODS)}.")
+    names = methods_of(arguments.task)
+    if unknown := set(arguments.methods or ()).difference(names):
+        sys.exit(f"No method {sorted(unknown)[0]!r} for {arguments.task!r}; there are {', '.join(names)}.")
     arguments.out.mkdir(parents=True, exist_ok=True)
     return arguments
 

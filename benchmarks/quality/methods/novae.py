@@ -9,7 +9,8 @@ from anndata import AnnData
 def embed(adata: AnnData, seed: int) -> np.ndarray:
     lightning.seed_everything(seed)
     adata = adata.copy()
-    novae.spatial_neighbors(adata, slide_key="sample", technology="visium")
+    technology = None if adata.uns["single_cells"] else "visium"
+    novae.spatial_neighbors(adata, slide_key="sample", technology=technology)
     model = novae.Novae(adata)
     model.fit(enable_progress_bar=False)
     model.compute_representations(adata)

@@ -56,8 +56,9 @@ def run(
         with messages(console):
             SAGEFM.setup_anndata(adata, **keys)
             n_domains = _number_of_domains(adata, truth, n_domains)
-            models = {} if source is None else _pretrained(adata, keys, console)
-            models[TRAINED] = _train(adata, max_epochs, seed, console)
+            models = {TRAINED: _train(adata, max_epochs, seed, console)}
+            if source is not None:
+                models = _pretrained(adata, keys, console) | models
         logged = _log_normalized(adata, keys["layer"], models[TRAINED].target_depth)
         held_out = np.sort(models[TRAINED].validation_indices)
         recoveries = _recoveries(models, held_out, seed)
@@ -116,7 +117,7 @@ def _train(adata: AnnData, max_epochs: int | None, seed: int, console: Console) 
 
 def _pretrained(adata: AnnData, keys: dict[str, Any], console: Console) -> dict[str, SAGEFM]:
     """Set up the packaged weights of the species with a copy of the section; empty if they do not know its genes."""
-    weights, _ = best_packaged_weights(gene_names(adata, keys["gene_symbols"]))
+    weights, _ = best_packaged_weights(gene_names(adata, keys.get("gene_symbols")))
     try:
         return {f"{weights}, zero-shot": SAGEFM.from_pretrained(weights, adata.copy(), **keys)}
     except ValueError as error:
