@@ -202,6 +202,14 @@ def test_sources_without_a_result_say_why(model, net, tissue):
     assert response["auroc"].notna().tolist() == [True, False, False, False]
 
 
+def test_a_regulator_whose_levels_are_equal_has_no_response(model, section, net):
+    rare = section.names[(section.detected > 0) & (section.detected < 0.8)][0]
+    targets = net["target"].drop_duplicates().drop(net.index[net["target"] == rare])[:12].tolist()
+    response = model.get_pathway_response({rare: targets}, levels={"percentile": [0, 10]}, n_controls=5)
+    assert response["reason"].tolist() == ["the levels of its regulator do not differ"]
+    assert response[["auroc", "effect", "p", "q"]].isna().all(axis=None) and response["n_targets"].item() == 0
+
+
 def test_regulators_are_given_or_the_gene_itself_or_those_of_progeny():
     genes = pd.Index(["TGFB1", "EGFR", "STAT1", "IFNG"])
     assert regulators_of("EGFR", {}, genes).tolist() == [1]

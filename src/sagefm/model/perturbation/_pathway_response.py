@@ -11,6 +11,7 @@ from scipy.stats import rankdata
 
 from sagefm.model._statistics import q_values
 from sagefm.model.perturbation._counterfactual import Counterfactual, Readout
+from sagefm.model.perturbation._effects import can_move
 from sagefm.model.perturbation._levels import Levels
 from sagefm.model.perturbation._target_sets import SectionGenes, TargetSet
 
@@ -96,22 +97,23 @@ class SetScreen:
     ) -> pd.DataFrame:
         """Return one row per source and group, those with a result first; `names` are those of the groups."""
         labels = {"group": pd.Categorical(names, categories=names), "n_spots": (self.groups > 0).sum(axis=1)}
-        parts = []
-        for source, targets in sets.items():
-            columns = self._columns(targets, random_sources[source])
-            parts.append(pd.DataFrame(labels | columns | {"source": source, "n_targets": len(targets.targets)}))
-        parts += [pd.DataFrame(labels | {"source": source, "reason": reason}) for source, reason in reasons.items()]
-        table = pd.concat(parts, ignore_index=True)
-        table = table.fillna({"reason": "", "leading_targets": "", "n_targets": 0}).astype({"n_targets": int})
+        columns = {source: self._columns(targets, random_sources[source]) for source, targets in sets.items()}
+        columns |= {source: {"reason": reason} for source, reason in reasons.items()}
+        parts = [pd.DataFrame(labels | of_source | {"source": source}) for source, of_source in columns.items()]
+        table = pd.concat(parts, ignore_index=True).reindex(columns=_ORDER)
+        table = table.fillna({"leading_targets": "", "n_targets": 0}).astype({"n_targets": int})
         table["q"] = q_values(table["p"].to_numpy())
-        return table[[name for name in _ORDER if name != "group" or groupby is not None]]
+        return table if groupby is not None else table.drop(columns="group")
 
-    def _columns(self, targets: TargetSet, random_sources: np.ndarray) -> dict[str, np.ndarray]:
+    def _columns(self, targets: TargetSet, random_sources: np.ndarray) -> dict[str, Any]:
         """Return the columns of one set, each (groups,); `random_sources` is (sources, regulators)."""
+        if not can_move(self.counterfactual.dose(targets.regulators, self.levels)):
+            return {"reason": "the levels of its regulator do not differ"}
         effects = masked_effects(self.counterfactual, targets.regulators, targets.genes, self.levels, self.groups)
         effects = effects / self.section.deviation[targets.genes]
         columns = vars(SetScores.of(effects, targets)) | {"leading_targets": self._leading(effects, targets)}
-        return columns | {"p": self._p(targets, random_sources) if len(random_sources) else np.nan, "reason": ""}
+        p = self._p(targets, random_sources) if len(random_sources) else np.nan
+        return columns | {"n_targets": len(targets.targets), "p": p, "reason": ""}
 
     def _p(self, targets: TargetSet, random_sources: np.ndarray) -> np.ndarray:
         """Return the one-sided empirical p-value of the AUROC among those of random sources, (groups,)."""
