@@ -14,7 +14,8 @@ from _nets import Net
 from _rows import read, spots_of
 from _sections import FOLDER
 
-# The packaged weights "human-mini" were not trained on any of these sections but the last.
+# The packaged weights "human-mini" were not trained on any of these sections but the last; E1 and
+# T2791 were used to stop the training.
 SECTIONS = [
     "her2st_andersson2021__F1",
     "her2st_andersson2021__F2",
