@@ -266,6 +266,33 @@ ROWS = [
         Raises(ValueError, "The section has no counts of 'LIG1', so it cannot be set there"),
     ),
     Row(
+        "a net of pathways without targets",
+        lambda w: w.model.get_pathway_response(pd.DataFrame({"source": ["LIG1"]}), adata=w.section()),
+        Raises(KeyError, "`net` has no column 'target'"),
+    ),
+    Row(
+        "a net with two weights for a target",
+        lambda w: w.model.get_pathway_response(
+            pd.DataFrame({"source": "LIG1", "target": ["TGT1", "TGT1"], "weight": [1, -1]}), adata=w.section()
+        ),
+        Raises(ValueError, "1 pairs of `net` have several weights, for example 'LIG1' and 'TGT1'"),
+    ),
+    Row(
+        "a pathway whose regulator is not known",
+        lambda w: w.model.get_pathway_response({"my set": list(w.model.genes[:30])}, adata=w.section()),
+        Raises(ValueError, r"neither a gene of the model nor in `regulators`.*`regulators=\{source: gene\}`"),
+    ),
+    Row(
+        "a net in which one source has no result",
+        lambda w: (
+            w.model.get_pathway_response(
+                {"LIG1": list(w.model.genes[:30]), "my set": list(w.model.genes[:30])}, adata=w.section(), n_controls=5
+            )["reason"].tolist()
+            == ["", "neither a gene of the model nor in `regulators`"]
+        ),
+        Gives("the column `reason` says why"),
+    ),
+    Row(
         "influence by an unknown `method`",
         lambda w: w.model.get_gene_influence("TGT1", method="shap"),
         Raises(ValueError, "method='shap' is not known"),

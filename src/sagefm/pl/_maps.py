@@ -1,12 +1,14 @@
 """Maps on the tissue."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from anndata import AnnData
 from matplotlib.axes import Axes
+from matplotlib.colors import Colormap
 from sklearn.neighbors import NearestNeighbors
 
 from sagefm._errors import MissingKeyError
@@ -66,6 +68,18 @@ def domains(
     (2, 1)
     """
     keys = [keys] if isinstance(keys, str) else list(keys)
+    return draw_maps(adata, keys, sample_key, spatial_key, axes)
+
+
+def draw_maps(
+    adata: AnnData,
+    keys: list[str],
+    sample_key: str | None,
+    spatial_key: str,
+    axes: Axes | Sequence[Axes] | np.ndarray | None,
+    **colors: Any,
+) -> np.ndarray:
+    """Draw the maps of :func:`domains`; `colors` are `cmap` and `norm` of columns of numbers."""
     light = _for_squidpy(adata, keys, spatial_key)
     names = obs_column(adata, sample_key, "sample_key") if sample_key is not None else pd.Series("", adata.obs_names)
     placed = np.isfinite(light.obsm["spatial"]).all(axis=1)
@@ -76,7 +90,7 @@ def domains(
     grid = _panel_grid(axes, len(sections), len(keys))
     for row, (section, spots) in zip(grid, sections.items(), strict=True):
         for ax, key in zip(row, keys, strict=True):
-            _draw_panel(light[spots].copy(), key, ax)
+            _draw_panel(light[spots].copy(), key, ax, **colors)
             ax.set_title(f"{key}\n{section}" if len(sections) > 1 else key)
     return grid
 
@@ -109,14 +123,14 @@ def _panel_grid(axes: Axes | Sequence[Axes] | np.ndarray | None, n_rows: int, n_
     return given.reshape(n_rows, n_columns)
 
 
-def _draw_panel(section: AnnData, key: str, ax: Axes) -> None:
+def _draw_panel(section: AnnData, key: str, ax: Axes, cmap: Colormap = SEQUENTIAL, **kwargs: Any) -> None:
     import squidpy as sq  # its import takes seconds, and the other plots do not need it
 
     # squidpy draws in the units of the coordinates only if it finds the scale factors of an image.
     scales = {"spot_diameter_fullres": _spot_diameter(section.obsm["spatial"]), "tissue_hires_scalef": 1.0}
     section.uns["spatial"] = {"section": {"scalefactors": scales, "images": {}}}
     # A copy, because squidpy changes the colour map.
-    sq.pl.spatial_scatter(section, color=key, cmap=SEQUENTIAL.copy(), ax=ax, **_STYLE)
+    sq.pl.spatial_scatter(section, color=key, cmap=cmap.copy(), ax=ax, **_STYLE, **kwargs)
 
 
 def _spot_diameter(coordinates: np.ndarray) -> float:

@@ -1,5 +1,6 @@
 """Plots of in-silico perturbations and of the genes that predictions depend on."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -7,24 +8,30 @@ import pandas as pd
 from anndata import AnnData
 from matplotlib.axes import Axes
 from matplotlib.colors import CenteredNorm
+from matplotlib.ticker import MaxNLocator
 
 from sagefm._errors import MissingKeyError
-from sagefm.pl._maps import domains
-from sagefm.pl._style import BLUE, DIVERGING, VERMILION, new_axes, require_columns, scatter
+from sagefm.pl._maps import draw_maps
+from sagefm.pl._style import BLUE, DIVERGING, NEUTRAL, VERMILION, new_axes, require_columns, scatter
 
-_LARGEST_DOT = 180.0  # points squared
+_SMALLEST_DOT, _LARGEST_DOT = 15.0, 195.0  # points squared, of q = 1 and of the smallest q that is distinguished
+_LARGEST_EVIDENCE = 3.0  # -log10 of that q
+_SIGNIFICANT = 0.05  # q below which pairs are counted
 _SIDES = {"center_size": "in the spot", "neighbors_size": "in its neighbours"}
 
 
 def perturbation_dots(table: pd.DataFrame, *, n_pairs: int = 20, ax: Axes | None = None) -> Axes:
-    """Plot pairs as dots: one row per pair, one column per group; colour shows the effect, size the evidence.
+    """Plot pairs as dots: one row per pair, one column per group; colour shows the effect, size the q-value.
+
+    Pairs are ordered by their p-value, those of equal p by the size of their effect. The title says how many pairs of
+    the table have q < 0.05 in any group.
 
     Parameters
     ----------
     table
         Result of :meth:`sagefm.SAGEFM.perturb` or :func:`sagefm.tl.ligand_receptor_screen`.
     n_pairs
-        Number of pairs drawn: those with the smallest p in any group, or with the largest effect if there is no p.
+        Number of pairs drawn, from the first.
     ax
         Axes to draw on; new ones by default.
 
@@ -43,27 +50,41 @@ def perturbation_dots(table: pd.DataFrame, *, n_pairs: int = 20, ax: Axes | None
     >>> import pandas as pd
     >>> import sagefm
     >>> table = pd.DataFrame({"source": ["A", "B"], "target": "C", "scaled_effect": [0.1, -0.2], "p": [0.01, 0.2]})
-    >>> ax = sagefm.pl.perturbation_dots(table)
+    >>> ax = sagefm.pl.perturbation_dots(table.assign(q=[0.02, 0.2]))
     >>> [label.get_text() for label in ax.get_yticklabels()]
     ['A → C', 'B → C']
     """
-    require_columns(table, ["source", "target", "scaled_effect", "p"], "SAGEFM.perturb")
-    drawn = table.dropna(subset=["scaled_effect"]).fillna({"p": 1})
+    require_columns(table, ["source", "target", "scaled_effect", "p", "q"], "SAGEFM.perturb")
+    drawn = table.dropna(subset=["scaled_effect"]).assign(size=lambda rows: rows["scaled_effect"].abs())
     drawn["pair"] = drawn["source"].astype(str) + " → " + drawn["target"].astype(str)
     drawn["group"] = drawn["group"].astype(str) if "group" in drawn else "all spots"
-    order = drawn["p"] - 1e-9 * drawn["scaled_effect"].abs().rank()  # of equal p, the largest effect first
-    pairs = order.groupby(drawn["pair"]).min().nsmallest(n_pairs).index
+    pairs = pd.Index(drawn.sort_values(["p", "size"], ascending=[True, False])["pair"].unique())
     groups = pd.Index(drawn["group"].unique())
+    title = f"{drawn.loc[drawn['q'] < _SIGNIFICANT, 'pair'].nunique()} of {len(pairs)} pairs have q < {_SIGNIFICANT}"
+    pairs = pairs[:n_pairs]
     drawn = drawn[drawn["pair"].isin(pairs)]
-    evidence = -np.log10(drawn["p"].clip(lower=1e-300))
-    size = 15 + _LARGEST_DOT * evidence / max(evidence.max(), 1e-9)
     x, y = groups.get_indexer(pd.Index(drawn["group"])), pairs.get_indexer(pd.Index(drawn["pair"]))
+    evidence = -np.log10(drawn["q"].fillna(1).clip(lower=10.0**-_LARGEST_EVIDENCE))
     ax = new_axes() if ax is None else ax
-    scatter(ax, x, y, drawn["scaled_effect"], "effect (sd of the target)", s=size, cmap=DIVERGING, norm=CenteredNorm())
+    options = {"s": _dot_size(evidence), "cmap": DIVERGING, "norm": CenteredNorm()}
+    scatter(ax, x, y, drawn["scaled_effect"], "effect (sd of the target)", **options)
+    _legend_of_q(ax)
     ax.set_xticks(range(len(groups)), groups, rotation=90 if len(groups) > 3 else 0)
     ax.set_yticks(range(len(pairs)), pairs)
-    ax.set(xlim=(-0.5, len(groups) - 0.5), ylim=(len(pairs) - 0.5, -0.5), title="size: -log10 p")
+    ax.set(xlim=(-0.5, len(groups) - 0.5), ylim=(len(pairs) - 0.5, -0.5), title=title)
     return ax
+
+
+def _dot_size(evidence: Any) -> Any:
+    """Return the area of a dot in points squared, from -log10 q; the scale does not depend on the table."""
+    return _SMALLEST_DOT + (_LARGEST_DOT - _SMALLEST_DOT) * np.minimum(evidence, _LARGEST_EVIDENCE) / _LARGEST_EVIDENCE
+
+
+def _legend_of_q(ax: Axes) -> None:
+    values = [1, 0.05, 0.01, 0.001]
+    handles = [ax.scatter([], [], s=_dot_size(-np.log10(q)), color=NEUTRAL, label=f"{q:g}") for q in values]
+    legend = ax.legend(handles=handles, title="q", ncols=len(values), loc="upper center", bbox_to_anchor=(0.5, -0.1))
+    legend.set_frame_on(False)
 
 
 def dose_response(response: pd.DataFrame, *, label: str | None = None, ax: Axes | None = None) -> Axes:
@@ -102,8 +123,18 @@ def dose_response(response: pd.DataFrame, *, label: str | None = None, ax: Axes 
     return ax
 
 
-def effect_map(adata: AnnData, response: pd.DataFrame, *, label: str = "effect (log1p)", **kwargs: Any) -> np.ndarray:
+def effect_map(
+    adata: AnnData,
+    response: pd.DataFrame,
+    *,
+    label: str = "effect (log1p)",
+    sample_key: str | None = None,
+    spatial_key: str = "spatial",
+    axes: Axes | Sequence[Axes] | np.ndarray | None = None,
+) -> np.ndarray:
     """Map on the tissue by how much a perturbation changes the predicted target.
+
+    Colours diverge around zero, on one scale for all sections.
 
     Parameters
     ----------
@@ -113,9 +144,9 @@ def effect_map(adata: AnnData, response: pd.DataFrame, *, label: str = "effect (
         Result of :meth:`sagefm.SAGEFM.get_dose_response` for all or some of these spots. The effect is its last column
         minus its first.
     label
-        Title of the panels.
-    **kwargs
-        Arguments of :func:`sagefm.pl.domains`: `sample_key`, `spatial_key`, `axes`.
+        Label of the colour bar.
+    sample_key, spatial_key, axes
+        As in :func:`sagefm.pl.domains`.
 
     Returns
     -------
@@ -142,7 +173,13 @@ def effect_map(adata: AnnData, response: pd.DataFrame, *, label: str = "effect (
         raise MissingKeyError(
             "No spot of `response` with an effect is in `adata`; pass the AnnData it was computed for."
         )
-    return domains(AnnData(obs=adata.obs.assign(**{label: effect}), obsm=dict(adata.obsm)), label, **kwargs)
+    light = AnnData(obs=adata.obs.assign(**{label: effect}), obsm=dict(adata.obsm))
+    norm = CenteredNorm(halfrange=max(effect.abs().max(), 1e-12))
+    grid = draw_maps(light, [label], sample_key, spatial_key, axes, cmap=DIVERGING, norm=norm)
+    for ax in grid.ravel():
+        ax.set_title(ax.get_title().removeprefix(label).strip())
+        ax.collections[0].colorbar.set_label(label)
+    return grid
 
 
 def influence_bars(
@@ -195,5 +232,7 @@ def influence_bars(
     sizes.plot(kind="barh", ax=ax, color=[BLUE, VERMILION], width=0.8, legend=False)
     ax.invert_yaxis()
     ax.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))  # outside, as all bars may be long
+    ax.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
+    ax.xaxis.set_major_formatter("{x:.3g}")  # an offset or exponent would be printed over the label
     ax.set(xlabel="mean size of the attribution (log1p)", ylabel="", title=", ".join(map(str, chosen.values())))
     return ax

@@ -2,7 +2,8 @@
 
 A gene is one coordinate of the network's input, and the first convolution is linear. Setting a gene therefore moves the
 first convolution's output of a spot along one column of weights, by a distance that depends on the spot. Only the
-layers after the first are run again, and only the requested genes are decoded. The result is exact.
+layers after the first are run again, and only the requested genes are decoded. The result is exact. Predictions are
+read before negative values are set to zero, which would hide the effects on genes that are predicted to be near zero.
 """
 
 import copy
@@ -154,6 +155,25 @@ class Counterfactual:
             for number, target in enumerate(masked):
                 predicted[:, self._tensor(target.moved[piece]), number] = self._masked_one(target, hidden, piece)
             yield piece, predicted
+
+    @torch.inference_mode()
+    def mean_changes(self, source: np.ndarray, levels: Levels, genes: np.ndarray, shares: np.ndarray) -> np.ndarray:
+        """Return the mean change of unmasked predictions from the first to the last level, (groups, genes).
+
+        `shares` (groups, rows) are the weights of the rows in each group. The last layer of the encoder and the decoder
+        are affine, so that only means over the rows of each section pass through them.
+        """
+        sections = np.unique(self._units.section[self.rows])
+        member = self._units.section[self.rows] == sections[:, None]
+        weights = self._tensor((shares[:, None] * member).reshape(-1, len(self.rows)).astype(np.float32))
+        moves, directions = self._tensor(self._moves(source, levels.ends)), self._directions(source)
+        encoder = self.module.encoder
+        low, high = (encoder.before_last_layer(self._hidden + move @ directions) for move in moves)
+        means = (weights @ (high - low)).reshape(len(shares), len(sections), -1)
+        means = means if encoder.n_layers == 1 else means @ encoder.affine(encoder.n_layers)[0].T
+        changes = means @ self.module.decoder.weight[self._tensor(genes)].T
+        scale = self._units.of_sections(sections, self._device, genes).scale
+        return (changes if scale is None else changes * scale).sum(dim=1).cpu().numpy()
 
     def _directions(self, genes: np.ndarray) -> Tensor:
         """Return the weights of `genes` in the spot, then in the mean of its neighbours, (2k, hidden)."""

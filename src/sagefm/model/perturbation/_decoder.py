@@ -39,6 +39,8 @@ class GeneDecoder:
     def __call__(self, hidden: Tensor, units: Units) -> Tensor:
         """Predict the genes on the log scale from the output of the first layer, (..., n, hidden): (..., n, genes).
 
+        Negative values are not set to zero.
+
         `units`, each (n, genes), are those that are not folded in.
         """
-        return units.restore(linear(self._encode(hidden), self._weight, self._bias).float()).relu_()
+        return units.restore(linear(self._encode(hidden), self._weight, self._bias).float())

@@ -6,14 +6,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 import torch
-from scipy.stats import rankdata
 
 from sagefm.model._statistics import q_values
 from sagefm.model.perturbation._counterfactual import Counterfactual, Readout
 from sagefm.model.perturbation._levels import Levels
 from sagefm.model.perturbation._pairs import Pairs
 
-_EFFECTS = ("effect", "spread", "scaled_effect", "slope", "monotonicity", "reverse_effect", "scaled_reverse_effect")
+_EFFECTS = ("effect", "spread", "scaled_effect", "slope", "reverse_effect", "scaled_reverse_effect")
 _COLUMNS = (*_EFFECTS, "neighbor_correlation", "control_percentile", "p")
 
 
@@ -86,7 +85,6 @@ class Screen:
                 columns["effect"][rows], columns["spread"][rows] = effect, spread
                 slope = np.polyfit(dose, response.reshape(len(dose), -1), 1)[0]
                 columns["slope"][rows] = slope.reshape(effect.shape)
-                columns["monotonicity"][rows] = _correlate(rankdata(dose), rankdata(response, axis=0))
         for target, rows in self.pairs.by("target").items():
             parts, sources = self.pairs.parts[target], self.pairs.parts_of("source", rows)
             if can_move(self.counterfactual.dose(parts, self.levels)):

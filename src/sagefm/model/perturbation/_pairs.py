@@ -61,6 +61,11 @@ class Pairs:
         """Positions of all genes in the table, ascending."""
         return np.unique(np.concatenate([self.parts[name] for name in pd.unique(self.table.to_numpy().ravel())]))
 
+    @property
+    def sources(self) -> dict[str, np.ndarray]:
+        """The parts of every source."""
+        return {name: self.parts[name] for name in self.table["source"].unique()}
+
     def by(self, role: str) -> dict[str, np.ndarray]:
         """Return for each source, or target, the rows of its pairs in the table."""
         return {str(name): np.asarray(rows) for name, rows in self.table.groupby(role, sort=False).indices.items()}
