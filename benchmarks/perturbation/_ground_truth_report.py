@@ -13,6 +13,7 @@ from scipy.stats import bootstrap
 METHODS = {
     "pretrained": "**pre-trained weights**",
     "scratch": "trained on the section alone",
+    "published": "published architecture",
     "random": "random weights",
     "section": "correlation in the section",
     "pooled": "correlation over the pre-training sections, within sections",
@@ -31,6 +32,7 @@ KINDS = {False: "outside", True: "inside"}
 COLORS = {
     "pretrained": "#0072B2",
     "scratch": "#56B4E9",
+    "published": "#009E73",
     "random": "#999999",
     "section": "#E69F00",
     "pooled": "#D55E00",

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 
 import anndata as ad
 import numpy as np
@@ -73,6 +74,24 @@ def effects_of(model: sagefm.SAGEFM, genes: pd.Index, seed: int = 0) -> Effects:
         return found[0] / deviation[read]
 
     return effects
+
+
+def saved_effects(folder: Path, adata: ad.AnnData, genes: pd.Index) -> Effects:
+    """Return scaled effects of a model from a folder of `model.save`; genes that it does not know have none."""
+    adata = adata.copy()
+    del adata.uns["_scvi_uuid"]
+    adata.obs["sample"] = "section"  # the column of the setup of that model
+    model = sagefm.SAGEFM.load(folder, adata)
+    effects, known = effects_of(model, genes), genes.isin(model.genes)
+
+    def of_known(targets: TargetSet, where: Where, masked: bool) -> np.ndarray:
+        found, read = np.zeros(len(targets.genes)), known[targets.genes]
+        regulators = targets.regulators[known[targets.regulators]]
+        if len(regulators):
+            found[read] = effects(SimpleNamespace(regulators=regulators, genes=targets.genes[read]), where, masked)
+        return found
+
+    return of_known
 
 
 # Correlations ---------------------------------------------------------------------------------------------------------

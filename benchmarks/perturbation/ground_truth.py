@@ -1,13 +1,14 @@
 """Do effects agree with ground truth: pathways, regulons, ligands? Results are written whatever they are.
 
     python benchmarks/perturbation/ground_truth.py measure [--weights human-mini] [--sections A B] [--nets progeny]
-        [--methods pretrained section pooled] [--where self neighbors] [--out FILE.csv.gz]
+        [--methods pretrained section pooled] [--where self neighbors] [--out FILE.csv.gz] [--published FOLDER]
     python benchmarks/perturbation/ground_truth.py report [--out FILE.csv.gz] [--document docs/perturbation.md]
 
 The first line measures and writes a CSV file, one row per section, net, place, method and source; the second writes
 the tables and the figure of docs/perturbation.md from it. Sections and resources are read from SAGEFM_DATA. A source is
 set from its minimum to its maximum; its strongest expressed targets, each masked in its spot, are compared with three
 genes each that match them in mean and standard deviation. All methods are compared on the same genes. Seed 0.
+The published network is one that `benchmarks/quality/run.py recovery --methods published_converged` trained.
 """
 
 import argparse
@@ -20,21 +21,31 @@ import pandas as pd
 from _ground_truth_report import write_report
 from _nets import NETS
 from _question import RESOURCES, SECTIONS, Question, corpus_of, training_spots
-from _rows import Effects, effects_of, from_scratch, pooled_correlations, section_correlation, with_random_weights
+from _rows import (
+    Effects,
+    effects_of,
+    from_scratch,
+    pooled_correlations,
+    saved_effects,
+    section_correlation,
+    with_random_weights,
+)
 
 from sagefm.model.perturbation import SetScores
 
-METHODS = ["pretrained", "scratch", "random", "section", "pooled"]
+METHODS = ["pretrained", "scratch", "published", "random", "section", "pooled"]
 HERE = Path(__file__).parent
 
 
-def methods_of(question: Question, weights: str, names: list[str]) -> Iterator[tuple[str, Effects]]:
+def methods_of(question: Question, given: argparse.Namespace) -> Iterator[tuple[str, Effects]]:
     """Yield the methods that need one section only."""
-    genes = question.section.names
+    genes, names, weights = question.section.names, given.methods, given.weights
     if "pretrained" in names:
         yield "pretrained", effects_of(question.model, genes)
     if "scratch" in names:
         yield "scratch", effects_of(from_scratch(question.adata, seed=0), genes)
+    if "published" in names and given.published:
+        yield "published", saved_effects(given.published, question.adata, genes)
     if "random" in names:
         yield "random", effects_of(with_random_weights(weights, question.adata, seed=0), genes)
     if "section" in names:
@@ -70,7 +81,7 @@ def all_scores(given: argparse.Namespace, corpus: list[str]) -> Iterator[dict]:
     nets = {name: NETS[name](RESOURCES) for name in given.nets}
     questions = [Question(given.weights, name, nets) for name in given.sections]
     for question in questions:
-        for method, effects in methods_of(question, given.weights, given.methods):
+        for method, effects in methods_of(question, given):
             for net in nets:
                 yield from scored(question, net, method, effects, given.where)
     if "pooled" in given.methods:
@@ -101,6 +112,7 @@ if __name__ == "__main__":
     parser.add_argument("--sections", nargs="+", default=SECTIONS)
     parser.add_argument("--nets", nargs="+", default=list(NETS), choices=list(NETS))
     parser.add_argument("--methods", nargs="+", default=METHODS, choices=METHODS)
+    parser.add_argument("--published", type=Path, help="folder of a published network saved by `model.save`")
     parser.add_argument("--where", nargs="+", default=["self", "neighbors"], choices=["self", "neighbors"])
     parser.add_argument("--out", type=Path, default=HERE / "results" / "ground_truth.csv.gz")
     parser.add_argument("--document", type=Path, default=HERE.parents[1] / "docs" / "perturbation.md")

@@ -7,7 +7,8 @@
     sagefm pretrain mouse.csv --out mouse-mini --split-key split --min-share 0.2 --half --max-epochs 14 \
         --accelerator cpu --workers 1 --model '{"n_hidden": 128, "n_latent": 64}' --plan '{"lr": 0.0005}'
 
-SECTIONS is a folder of `.h5ad` files whose `uns["sagefm_source"]` holds species, licence and publication. Whole
+A number after the name of the table keeps that many training sections, drawn at random (seed 0; fewer are a subset of
+more). SECTIONS is a folder of `.h5ad` files whose `uns["sagefm_source"]` holds species, licence and publication. Whole
 patients and animals are held out, and of small panels nothing is taken. Exceptions: the two cortex sections are of one
 donor, and the two spine sections are parts of one capture area.
 """
@@ -18,6 +19,7 @@ import sys
 from pathlib import Path
 
 import anndata as ad
+import numpy as np
 import pandas as pd
 
 VALIDATION = (
@@ -62,10 +64,13 @@ def describe(path: Path) -> dict[str, str | int]:
     }
 
 
-def main(sections: str, species: str, table: str) -> None:
-    """Write the sections of one species in a folder to a CSV file."""
+def main(sections: str, species: str, table: str, n_train: str | None = None) -> None:
+    """Write the sections of one species in a folder to a CSV file, with all or `n_train` of those for training."""
     rows = pd.DataFrame([describe(path) for path in sorted(Path(sections).glob("*.h5ad"))])
     chosen = rows[(rows["species"] == species) & (rows["n_vars"] >= LEAST_GENES)]
+    train = chosen["sample"][chosen["split"] == "train"].to_numpy()
+    left_out = [] if n_train is None else np.random.default_rng(0).permutation(train)[int(n_train) :]
+    chosen = chosen[~chosen["sample"].isin(left_out)]
     chosen.drop(columns=["species", "n_vars"]).to_csv(table, index=False)
 
 
