@@ -1,4 +1,4 @@
-"""sagefm with the packaged weights of the species, unchanged or fine-tuned for some epochs on the spots that it then embeds."""
+"""sagefm with the packaged weights of the species, as they are or trained for some epochs on the spots to embed."""
 
 import numpy as np
 import scvi

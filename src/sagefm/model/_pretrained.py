@@ -143,14 +143,15 @@ class PretrainedMixin(SpotModel):
             try:
                 cls.setup_anndata(adata, source_registry=registry, **vars(keys), graph=graph)
             except GeneMismatchError as error:
-                raise GeneMismatchError(f"{error}{_better_weights(gene_names(adata, gene_symbols))}") from None
+                raise GeneMismatchError(f"{error}{_better_weights(gene_names(adata, gene_symbols), genes)}") from None
         return load_trained(cls(adata, None if adata is not None else registry, **card["architecture"]), tensors)
 
 
-def _better_weights(genes: pd.Index) -> str:
-    """Return a sentence that names the packaged weights that know most of the genes, if there are any."""
-    name, share = best_packaged_weights(genes)
-    return f" The packaged weights {name!r} know {share:.0%} of them." if share > 0.5 else ""
+def _better_weights(section_genes: pd.Index, genes: pd.Index) -> str:
+    """Return a sentence that names packaged weights that know many more of the section's genes, if there are any."""
+    name, share = best_packaged_weights(section_genes)
+    is_better = share > 0.5 and share > 2 * section_genes.isin(genes).mean()
+    return f" The packaged weights {name!r} know {share:.0%} of them." if is_better else ""
 
 
 def load_trained(model: Model, state: Mapping[str, torch.Tensor]) -> Model:
