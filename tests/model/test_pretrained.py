@@ -266,7 +266,7 @@ def test_human_weights_know_mitochondrial_genes():
 
 
 def test_weights_that_know_a_panel_that_is_too_small_are_not_recommended():
-    section = sagefm.datasets.simulated_tissue(12, 12, n_genes=40)
-    section.var_names = read_card(packaged_weights()["mouse-mini"])["genes"][:40]
+    section = sagefm.datasets.simulated_tissue(12, 12, n_genes=90)
+    section.var_names = read_card(packaged_weights()["mouse-mini"])["genes"][:90]
     with pytest.raises(GeneMismatchError, match="train a model on the section itself, `SAGEFM\\(adata\\)`\\.$"):
         sagefm.SAGEFM.from_pretrained("mouse-mini", section)
