@@ -35,9 +35,9 @@ class InfluenceMixin(SpotModel):
 
         The attribution of a gene is its value in the network's input times the gradient of the prediction with respect
         to that value. The gradient is taken at the data (`"gradient"`, gradient times input), or averaged along the
-        straight line from a baseline to the data (`"integrated"`, integrated gradients [1]_). Integrated attributions
-        add up to the prediction minus the prediction for the baseline. The baseline is an input of zeros: with
-        `scale_genes` every gene at its mean in the section, otherwise no counts at all.
+        straight line from a baseline to the data (`"integrated"`, integrated gradients [#axiomatic]_). Integrated
+        attributions add up to the prediction minus the prediction for the baseline. The baseline is an input of zeros:
+        with `scale_genes` every gene at its mean in the section, otherwise no counts at all.
 
         The target is masked in the spot, as in training. Attributions are of the prediction before negative values are
         set to zero, which would conceal the genes that lower it.
@@ -86,7 +86,7 @@ class InfluenceMixin(SpotModel):
 
         References
         ----------
-        .. [1] Sundararajan, Taly and Yan (2017), Axiomatic attribution for deep networks, ICML.
+        .. [#axiomatic] Sundararajan, Taly and Yan (2017), Axiomatic attribution for deep networks, ICML.
 
         Examples
         --------

@@ -78,9 +78,9 @@ class PerturbationMixin(SpotModel):
             comparison.
         max_controls
             Largest number of matched random genes. Pairs with a small p are compared with twice as many, again and
-            again, until their p is precise or this number is reached [1]_. With 400, the smallest p is 6.2e-6, which
-            gives q < 0.05 for a single pair in 8,000. Beyond `n_controls`, at most a fifth of the genes that vary are
-            used, so that they match as closely. 0 draws no more than `n_controls`.
+            again, until their p is precise or this number is reached [#besag]_. With 400, the smallest p is 6.2e-6,
+            which gives q < 0.05 for a single pair in 8,000. Beyond `n_controls`, at most a fifth of the genes that vary
+            are used, so that they match as closely. 0 draws no more than `n_controls`.
         groupby
             Column of `obs`; effects are then averaged over each group of spots. Spots without a group are left out.
         mask_targets
@@ -152,7 +152,7 @@ class PerturbationMixin(SpotModel):
 
         References
         ----------
-        .. [1] Besag and Clifford (1991), Sequential Monte Carlo p-values, Biometrika.
+        .. [#besag] Besag and Clifford (1991), Sequential Monte Carlo p-values, Biometrika.
 
         Examples
         --------
@@ -277,8 +277,8 @@ class PerturbationMixin(SpotModel):
             Sources of `net` to evaluate; all by default.
         regulators
             Gene or genes to set for a source that is not a gene, by the name of the source; several are set together.
-            A source that is a gene, or a complex `"A_B"`, is set itself, and the pathways of PROGENy [1]_ [2]_ have
-            defaults: Androgen AR, EGFR EGFR, Estrogen ESR1, Hypoxia HIF1A, JAK-STAT STAT1, MAPK MAPK1, NFkB NFKB1,
+            A source that is a gene, or a complex `"A_B"`, is set itself, and the pathways of PROGENy [#schubert]_
+            [#holland]_ have defaults: Androgen AR, EGFR EGFR, Estrogen ESR1, Hypoxia HIF1A, JAK-STAT STAT1, MAPK MAPK1, NFkB NFKB1,
             PI3K PIK3CA, TGFb TGFB1, TNFa TNF, Trail TNFSF10, VEGF VEGFA, WNT CTNNB1, p53 TP53.
         levels
             As in :meth:`perturb`; effects are differences between the last and the first level.
@@ -345,10 +345,10 @@ class PerturbationMixin(SpotModel):
 
         References
         ----------
-        .. [1] Schubert et al. (2018), Perturbation-response genes reveal signaling footprints in cancer gene
+        .. [#schubert] Schubert et al. (2018), Perturbation-response genes reveal signaling footprints in cancer gene
            expression, Nature Communications 9, 20.
-        .. [2] Holland, Szalai and Saez-Rodriguez (2020), Transfer of regulatory knowledge from human to mouse for
-           functional genomics analysis, Biochimica et Biophysica Acta 1863, 194431.
+        .. [#holland] Holland, Szalai and Saez-Rodriguez (2020), Transfer of regulatory knowledge from human to mouse
+           for functional genomics analysis, Biochimica et Biophysica Acta 1863, 194431.
 
         Examples
         --------
