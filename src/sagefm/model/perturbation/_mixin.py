@@ -278,8 +278,8 @@ class PerturbationMixin(SpotModel):
         regulators
             Gene or genes to set for a source that is not a gene, by the name of the source; several are set together.
             A source that is a gene, or a complex `"A_B"`, is set itself, and the pathways of PROGENy [#schubert]_
-            [#holland]_ have defaults: Androgen AR, EGFR EGFR, Estrogen ESR1, Hypoxia HIF1A, JAK-STAT STAT1, MAPK MAPK1, NFkB NFKB1,
-            PI3K PIK3CA, TGFb TGFB1, TNFa TNF, Trail TNFSF10, VEGF VEGFA, WNT CTNNB1, p53 TP53.
+            [#holland]_ have defaults: Androgen AR, EGFR EGFR, Estrogen ESR1, Hypoxia HIF1A, JAK-STAT STAT1, MAPK MAPK1,
+            NFkB NFKB1, PI3K PIK3CA, TGFb TGFB1, TNFa TNF, Trail TNFSF10, VEGF VEGFA, WNT CTNNB1, p53 TP53.
         levels
             As in :meth:`perturb`; effects are differences between the last and the first level.
         where
