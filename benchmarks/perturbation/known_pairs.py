@@ -52,7 +52,7 @@ if __name__ == "__main__":
     wall, processor = time.perf_counter(), time.process_time()
     known = sagefm.tl.ligand_receptor_screen(model, consensus(given.resource), seed=given.seed)
     print(
-        f"{given.section}: {len(known)} consensus pairs, {model.adata.n_obs} spots, 5 levels, 100 controls: "
+        f"{given.section}: {len(known)} consensus pairs, {model.adata.n_obs} spots, 5 levels, up to 400 controls: "
         f"{time.perf_counter() - wall:.0f} s, of the processor {time.process_time() - processor:.0f} s",
         flush=True,
     )
