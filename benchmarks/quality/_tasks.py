@@ -32,14 +32,18 @@ def domains(adata: ad.AnnData, result: np.ndarray, environments: Path) -> Iterat
         yield settings, "NMI", normalized_mutual_info_score(truth[known], labels[known])
 
     if result.ndim == 1:  # the method returns domains, not a representation
-        yield from compared(result, {"clustering": "its own", "smooth": 0, "cluster_seed": 0})
+        yield from compared(result, {"clustering": "its own", "smooth": "0", "cluster_seed": 0})
         return
     adata.obsm[REP] = result
     protocol = PROTOCOL["domains"]
-    for smooth, (clustering, seeds) in product(protocol["smooth"], protocol["cluster_seeds"].items()):
-        for seed in seeds:
+    for smooth in protocol["smooth"]:
+        for clustering, seed in _seeds(protocol["consensus_seeds" if smooth == "auto" else "cluster_seeds"]):
             settings = {"clustering": clustering, "smooth": smooth, "cluster_seed": seed}
             yield from compared(clustered(adata, truth.nunique(), settings), settings)
+
+
+def _seeds(by_clustering: dict[str, list[int]]) -> Iterator[tuple[str, int]]:
+    return ((clustering, seed) for clustering, seeds in by_clustering.items() for seed in seeds)
 
 
 def clustered(adata: ad.AnnData, n_domains: int, settings: dict[str, Any]) -> np.ndarray:
@@ -48,11 +52,16 @@ def clustered(adata: ad.AnnData, n_domains: int, settings: dict[str, Any]) -> np
     if settings["clustering"] == "gmm_subsample":
         kept = np.random.default_rng(settings["cluster_seed"]).random(adata.n_obs) < PROTOCOL["domains"]["subsample"]
     spots = adata[kept].copy()
-    method = settings["clustering"].removesuffix("_subsample")
+    method, smooth = settings["clustering"].removesuffix("_subsample"), settings["smooth"]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="No Leiden resolution")
         sagefm.tl.domains(
-            spots, n_domains, use_rep=REP, method=method, smooth=settings["smooth"], seed=settings["cluster_seed"]
+            spots,
+            n_domains,
+            use_rep=REP,
+            method=method,
+            smooth=smooth if smooth == "auto" else int(smooth),
+            seed=settings["cluster_seed"],
         )
     labels = np.full(adata.n_obs, -1)
     labels[kept] = spots.obs["domain"].cat.codes

@@ -57,7 +57,7 @@ def keep(rows: pd.DataFrame, path: Path) -> None:
     """Write rows to a CSV file, replacing older rows of the same data set, method and seed."""
     keys = ["dataset", "method", "seed"]
     if path.exists():
-        old = pd.read_csv(path)
+        old = pd.read_csv(path, dtype={"smooth": str})
         replaced = old.set_index(keys).index.isin(rows.set_index(keys).index)
         rows = pd.concat([old[~replaced], rows])
     rows.sort_values(keys, kind="stable").to_csv(path, index=False, float_format="%.5g")

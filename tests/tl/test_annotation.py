@@ -246,3 +246,13 @@ def test_a_class_with_the_name_of_a_column_of_the_report_is_refused(patients, na
     patients.obs["label"] = patients.obs["label"].replace("fat", name)
     with pytest.raises(ValueError, match=f"A class is called '{name}'"):
         annotate(patients)
+
+
+def test_predictions_have_the_colours_of_the_given_labels(patients):
+    patients.obs["label"] = patients.obs["label"].astype("category")
+    names = patients.obs["label"].cat.categories
+    patients.uns["label_colors"] = [f"#{number:06d}" for number in range(len(names))]
+    sagefm.tl.annotate(patients, "label", use_rep="X", group_key="patient", with_neighbors=False)
+    expected = dict(zip(names, patients.uns["label_colors"], strict=True))
+    predicted = patients.obs["label_predicted"].cat.categories
+    assert patients.uns["label_predicted_colors"] == [expected[name] for name in predicted]

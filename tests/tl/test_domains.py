@@ -122,7 +122,7 @@ def test_the_result_survives_a_file(grid, tmp_path):
         ({"n_domains": 0}, ValueError, "must lie between 1 and 800"),
         ({"n_domains": [3, 801]}, ValueError, "must lie between 1 and 640"),
         ({"n_domains": []}, ValueError, "n_domains=\\[\\] must lie"),
-        ({"smooth": -1}, ValueError, "smooth=-1 must be a number of rounds"),
+        ({"smooth": -1}, ValueError, 'smooth=-1 must be "auto" or a number of rounds'),
     ],
 )
 def test_invalid_arguments_are_refused(grid, arguments, error, message):

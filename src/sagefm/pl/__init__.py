@@ -4,6 +4,7 @@ from sagefm.pl._embeddings import compare_embeddings
 from sagefm.pl._maps import domains
 from sagefm.pl._model import history, recovery
 from sagefm.pl._perturbation import dose_response, effect_map, influence_bars, perturbation_dots
+from sagefm.pl._spatial_scale import stability, variograms
 
 __all__ = [
     "compare_embeddings",
@@ -14,4 +15,6 @@ __all__ = [
     "influence_bars",
     "perturbation_dots",
     "recovery",
+    "stability",
+    "variograms",
 ]

@@ -4,6 +4,7 @@ from anndata import AnnData
 from sklearn.base import ClassifierMixin
 
 from sagefm.data import refuse_unwritable_key
+from sagefm.tl._colors import colors_of, write_colors
 from sagefm.tl._probe import Probe, ProbeSettings, default_key, write_labels
 from sagefm.tl._report import AnnotationReport
 
@@ -62,7 +63,7 @@ def annotate(
         is one, else the prediction, missing below the threshold; in `obs[f"{key_added}_confidence"]` the confidence in
         predictions, NaN where the label was given; and in `obsm[f"{key_added}_probability"]` the probability of every
         class, (spots, classes), NaN for spots that are not predicted, with the names of the classes in
-        `uns[f"{key_added}_classes"]`, where any name can be written to a file.
+        `uns[f"{key_added}_classes"]`, where any name can be written to a file. Labels keep the colours of `labels_key`.
     seed
         Seed of the blocks of tissue.
 
@@ -99,5 +100,7 @@ def annotate(
     settings = ProbeSettings(use_rep, scale_by, neighbors_key if with_neighbors else None, classifier, threshold)
     probe = Probe(adata, labels_key, settings, group_key=group_key, seed=seed)
     probability = probe.probabilities(probe.features, probe.unlabelled, adata.obs_names)
-    write_labels(adata, probe.labels, probability, threshold, key_added or default_key(labels_key))
+    key = key_added or default_key(labels_key)
+    write_labels(adata, probe.labels, probability, threshold, key)
+    write_colors(adata, key, colors_of(adata, labels_key))
     return probe.report

@@ -1,8 +1,7 @@
-"""Spatial domains: clusters of spots by any representation, smoothed over the neighbour graph."""
+"""Spatial domains: clusters of spots by any representation, as wide or as narrow as the tissue has them."""
 
 import warnings
 from collections.abc import Iterable
-from itertools import combinations
 from numbers import Real
 from typing import Any, Literal, get_args
 
@@ -10,20 +9,21 @@ import numpy as np
 import pandas as pd
 import scanpy as sc
 from anndata import AnnData
-from scipy.signal import argrelmax
 from sklearn.decomposition import PCA
-from sklearn.metrics import adjusted_rand_score
 from sklearn.mixture import GaussianMixture
 
 from sagefm._errors import refuse_unknown
 from sagefm.data import refuse_unwritable_key
+from sagefm.tl._colors import write_colors
+from sagefm.tl._consensus import SUBSAMPLE, agreement, clusterings_of, co_membership
 from sagefm.tl._inputs import groups, neighborhood_means, representation, scaled_within
+from sagefm.tl._stability import most_stable, stability_table
+from sagefm.tl._views import views_of_tissue
 
 Method = Literal["gmm", "leiden"]
 N_COMPONENTS = 20  # principal components to which a wider representation is reduced
 N_STARTS = 5  # starts of the Gaussian mixture, of which the one with the highest likelihood is kept
-CANDIDATES = range(2, 13)  # numbers of domains tried by default
-N_SUBSAMPLES, SUBSAMPLE = 6, 0.8
+CANDIDATES = range(4, 11)  # numbers of domains tried by default
 MAX_RESOLUTION, N_BISECTIONS = 16.0, 30
 
 
@@ -33,7 +33,8 @@ def domains(
     *,
     use_rep: str = "X_sagefm",
     method: Method = "gmm",
-    smooth: int = 1,
+    smooth: int | Literal["auto"] = "auto",
+    layer: str | None = None,
     sample_key: str | None = None,
     scale_by: str | None = None,
     neighbors_key: str = "spatial",
@@ -42,33 +43,40 @@ def domains(
 ) -> None:
     """Cluster spots into spatial domains.
 
-    The representation is averaged over each spot and its neighbours, `smooth` times, reduced to 20 principal
-    components if it is wider, and clustered. All sections of `adata` are clustered together, so a domain has the
-    same name in each of them; the neighbour graph joins spots of the same section only, so smoothing stays within it.
+    By default the domains are a consensus of 24 clusterings. They look at the tissue in turn through three views, each
+    of which shows domains of another width: the representation filtered by factorial kriging
+    (:func:`sagefm.tl.spatial_filter`), the representation averaged over each spot and its neighbours, and principal
+    components of expression filtered in the same way. Next to each stand components of expression averaged over the
+    neighbours. Each clustering is a Gaussian mixture fitted to a random 80 % of the spots. The domains are clusters of
+    spots that many of these clusterings put together, as in consensus clustering [#monti]_.
+
+    All sections of `adata` are clustered together, so a domain has the same name in each of them; the neighbour graph
+    joins spots of the same section only, so smoothing stays within it.
 
     Parameters
     ----------
     adata
         Spots with a representation in `obsm`, and a neighbour graph in `obsp` unless `smooth` is 0.
     n_domains
-        Number of domains; or several numbers, of which the most stable is chosen; None is 2 to 12. To measure
-        stability, six random subsamples of 80 % of the spots are clustered, and each pair is compared on the spots they
-        share by the adjusted Rand index. Few domains are more stable than many in any tissue. The chosen number is
-        therefore the most stable of those that are more stable than the next lower and the next higher one; look at
-        the table `stability` before you rely on it. It is an estimate, and tends to be too low if small domains are
-        rare.
+        Number of domains; or several numbers, of which one is chosen; None is 4 to 10. The stability of a number is the
+        mean adjusted Rand index between the domains and the clusterings of random parts of the spots. It falls with the
+        number in any tissue, so the number that is most stable above the linear trend is chosen. A log line names it
+        and the runner-up. It is an estimate: look at :func:`sagefm.pl.stability` before you rely on it.
     use_rep
         Key in `obsm` of the representation, one row per spot. Spots with NaN in their row get no domain.
     method
         `"gmm"`: a Gaussian mixture whose components share one covariance, the one with the highest likelihood of five
-        starts. `"leiden"`: Leiden on the graph of the 15 nearest neighbours in the representation, at the resolution
-        that gives `n_domains`.
+        starts. `"leiden"`: Leiden on the graph of the 15 nearest neighbours, at the resolution that gives `n_domains`.
     smooth
-        How many times each spot's representation is replaced by the mean over the spot and its neighbours. Use 1 for
-        domains many spots wide, as in cortex and heart, and 0 for domains about as narrow as the neighbourhood, as in
-        patchy tumours and thin layers on coarse arrays.
+        `"auto"`: the consensus of views described above. A number clusters the representation alone, once: it is how
+        many times each spot's representation is replaced by the mean over the spot and its neighbours. Then 1 suits
+        domains many spots wide, and 0 domains about as narrow as the neighbourhood.
+    layer
+        Layer with expression for `smooth="auto"`; None is X. Raw counts are normalised and logged, other values are
+        taken as they are. If X is None, the views are those of the representation alone.
     sample_key
-        Column of `obs` with the section of each spot. It is only checked: an edge between sections is an error.
+        Column of `obs` with the section of each spot. Filters and gene scales are estimated in each section; an edge
+        between sections is an error.
     scale_by
         Column of `obs` within whose groups the representation is standardised before anything else, for sections that
         differ more from one another than domains do; None leaves it as it is.
@@ -78,8 +86,9 @@ def domains(
         Seed of starts and subsamples.
     key_added
         Where results are stored: the domains in the categorical `obs[key_added]`, named `"1"`, `"2"` and so on from the
-        largest to the smallest; the arguments in `uns[key_added]`, with `stability`, a table with the columns
-        `n_domains` and `ari`, if several numbers were tried.
+        largest to the smallest; their colours in `uns[f"{key_added}_colors"]`, where scanpy and squidpy look for them
+        (:func:`sagefm.tl.match_colors` takes those of an annotation); the arguments in `uns[key_added]`, with
+        `stability`, a table with the columns `n_domains`, `ari` and `above_trend`, if several numbers were tried.
 
     Raises
     ------
@@ -92,6 +101,10 @@ def domains(
     -----
     UserWarning
         If no resolution gives exactly `n_domains`; the nearest number is used.
+
+    References
+    ----------
+    .. [#monti] S. Monti, P. Tamayo, J. Mesirov and T. Golub, "Consensus clustering", Machine Learning 52 (2003).
 
     Examples
     --------
@@ -106,26 +119,54 @@ def domains(
     """
     refuse_unwritable_key(key_added, "key_added")
     refuse_unknown("method", method, get_args(Method))
+    if smooth != "auto" and (smooth < 0 or smooth % 1 != 0):
+        raise ValueError(f'smooth={smooth!r} must be "auto" or a number of rounds, 0 or more.')
     values, embedded = representation(adata, use_rep)
     if scale_by is not None:
         values = scaled_within(values, groups(adata, scale_by, "scale_by"))
-    if smooth < 0:
-        raise ValueError(f"smooth={smooth} must be a number of rounds, 0 or more.")
+    candidates = _candidates(n_domains, int(embedded.sum()))
+    views = _views(adata, values, embedded, smooth, layer, sample_key, neighbors_key, seed)
+    tried = {number: _cluster(views, number, method, seed, compare=len(candidates) > 1) for number in candidates}
+    stability = stability_table({number: ari for number, (_, ari) in tried.items()})
+    chosen = candidates[0] if len(candidates) == 1 else most_stable(stability)
+    adata.obs[key_added] = _named(tried[chosen][0], embedded)
+    write_colors(adata, key_added)
+    params = {"n_domains": chosen, "use_rep": use_rep, "method": method, "smooth": smooth, "seed": seed}
+    keys = {"layer": layer, "sample_key": sample_key, "scale_by": scale_by, "neighbors_key": neighbors_key}
+    adata.uns[key_added] = {"params": params | {name: key for name, key in keys.items() if key is not None}}
+    if len(candidates) > 1:
+        adata.uns[key_added]["stability"] = stability
+
+
+def _views(
+    adata: AnnData,
+    values: np.ndarray,
+    embedded: np.ndarray,
+    smooth: int | Literal["auto"],
+    layer: str | None,
+    sample_key: str | None,
+    neighbors_key: str,
+    seed: int,
+) -> list[np.ndarray]:
+    """Return what is clustered, each (embedded spots, axes): several views, or the representation smoothed."""
+    if smooth == "auto":
+        sections = None if sample_key is None else groups(adata, sample_key, "sample_key")
+        return views_of_tissue(
+            adata,
+            values[embedded],
+            embedded,
+            sections=sections,
+            neighbors_key=neighbors_key,
+            layer=layer,
+            seed=seed,
+        )
     if smooth > 0:
         # Only the means are clustered: with the spot's own values next to them, rare spots become their own domains.
-        values = neighborhood_means(adata, values, embedded, neighbors_key, sample_key, smooth)
+        values = neighborhood_means(adata, values, embedded, neighbors_key, sample_key, int(smooth))
     values = values[embedded]
     if values.shape[1] > (n_components := min(N_COMPONENTS, len(values))):
         values = PCA(n_components, random_state=seed).fit_transform(values)
-    candidates = _candidates(n_domains, len(values))
-    stability = _stability(values, candidates, method, seed) if len(candidates) > 1 else None
-    n_domains = candidates[0] if stability is None else _most_stable_peak(stability)
-    adata.obs[key_added] = _named(_cluster(values, n_domains, method, seed), embedded)
-    params = {"n_domains": n_domains, "use_rep": use_rep, "method": method, "smooth": smooth, "seed": seed}
-    keys = {"sample_key": sample_key, "scale_by": scale_by, "neighbors_key": neighbors_key}
-    adata.uns[key_added] = {"params": params | {name: key for name, key in keys.items() if key is not None}}
-    if stability is not None:
-        adata.uns[key_added]["stability"] = stability
+    return [values]
 
 
 def _candidates(n_domains: int | Iterable[int] | None, n_spots: int) -> list[int]:
@@ -143,11 +184,18 @@ def _candidates(n_domains: int | Iterable[int] | None, n_spots: int) -> list[int
     return [int(number) for number in candidates]
 
 
-def _cluster(values: np.ndarray, n_domains: int, method: Method, seed: int, n_starts: int = N_STARTS) -> np.ndarray:
-    """Return the cluster of every row."""
-    if method == "leiden":
-        return _leiden(values, n_domains, seed)
-    mixture = GaussianMixture(n_domains, covariance_type="tied", n_init=n_starts, random_state=seed)
+def _cluster(
+    views: list[np.ndarray], n_domains: int, method: Method, seed: int, *, compare: bool
+) -> tuple[np.ndarray, float]:
+    """Return the cluster of every spot, and its agreement with single clusterings; NaN unless they are compared."""
+    clusterings = clusterings_of(views, n_domains, seed) if compare or len(views) > 1 else None
+    values = views[0] if len(views) == 1 or clusterings is None else co_membership(clusterings)
+    labels = _leiden(values, n_domains, seed) if method == "leiden" else _mixture(values, n_domains, seed)
+    return labels, agreement(labels, clusterings) if compare and clusterings is not None else np.nan
+
+
+def _mixture(values: np.ndarray, n_domains: int, seed: int) -> np.ndarray:
+    mixture = GaussianMixture(n_domains, covariance_type="tied", n_init=N_STARTS, random_state=seed)
     return mixture.fit_predict(values)
 
 
@@ -168,28 +216,6 @@ def _leiden(values: np.ndarray, n_domains: int, seed: int) -> np.ndarray:
     nearest = min(tried, key=lambda found: abs(found.max() + 1 - n_domains))
     warnings.warn(f"No Leiden resolution gives {n_domains} domains; using {nearest.max() + 1}.", stacklevel=4)
     return nearest
-
-
-def _stability(values: np.ndarray, candidates: list[int], method: Method, seed: int) -> pd.DataFrame:
-    """Compare clusterings of subsamples with one another, for every number of domains."""
-    rng, n_kept = np.random.default_rng(seed), int(SUBSAMPLE * len(values))
-    subsamples = [np.sort(rng.choice(len(values), n_kept, replace=False)) for _ in range(N_SUBSAMPLES)]
-    table = []
-    for n_domains in candidates:
-        labels = [
-            pd.Series(_cluster(values[kept], n_domains, method, seed + number, n_starts=1), index=kept, name=number)
-            for number, kept in enumerate(subsamples)
-        ]
-        shared = (pd.concat(pair, axis=1, join="inner") for pair in combinations(labels, 2))
-        table.append((n_domains, float(np.mean([adjusted_rand_score(*pair.to_numpy().T) for pair in shared]))))
-    return pd.DataFrame(table, columns=["n_domains", "ari"])
-
-
-def _most_stable_peak(stability: pd.DataFrame) -> int:
-    """Return the most stable number among those more stable than both adjacent numbers; the best if there is none."""
-    peaks = stability.iloc[argrelmax(stability["ari"].to_numpy())[0]]
-    candidates = peaks if len(peaks) else stability
-    return int(candidates["n_domains"].iloc[candidates["ari"].argmax()])
 
 
 def _named(labels: np.ndarray, embedded: np.ndarray) -> pd.Categorical:

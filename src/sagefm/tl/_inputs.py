@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import scipy.sparse as sp
 from anndata import AnnData
 from sklearn.preprocessing import StandardScaler
 
@@ -62,19 +63,26 @@ def scaled_within(values: np.ndarray, sections: np.ndarray) -> np.ndarray:
     return scaled
 
 
+def graph_of_embedded(
+    adata: AnnData, embedded: np.ndarray, neighbors_key: str, sections: np.ndarray | None, instead: str = ""
+) -> sp.csr_matrix:
+    """Return the checked neighbour graph among embedded spots; `instead` ends the error if there is none."""
+    key = f"{neighbors_key}_connectivities"
+    if key not in adata.obsp:
+        raise MissingKeyError(
+            f"obsp has no neighbour graph {key!r}; found {sorted(adata.obsp)}. Build it with squidpy, for example "
+            f"`squidpy.gr.spatial_neighbors_grid(adata, n_rings=2)`{instead}."
+        )
+    return check_graph(adata.obsp[key], sections, key)[embedded][:, embedded]
+
+
 def neighborhood_means(
     adata: AnnData, values: np.ndarray, embedded: np.ndarray, neighbors_key: str, sample_key: str | None, rounds: int
 ) -> np.ndarray:
     """Replace the values of embedded spots by means over the spot and its embedded neighbours, `rounds` times."""
-    key = f"{neighbors_key}_connectivities"
-    if key not in adata.obsp:
-        raise MissingKeyError(
-            f"obsp has no neighbour graph {key!r} to average over; found {sorted(adata.obsp)}. Build it with squidpy, "
-            "for example `squidpy.gr.spatial_neighbors_grid(adata, n_rings=2)`, or use spots without their neighbours: "
-            "smooth=0 for domains, with_neighbors=False for annotation."
-        )
     sections = None if sample_key is None else groups(adata, sample_key, "sample_key")
-    graph = check_graph(adata.obsp[key], sections, key)[embedded][:, embedded]
+    instead = ", or use spots without their neighbours: smooth=0 for domains, with_neighbors=False for annotation"
+    graph = graph_of_embedded(adata, embedded, neighbors_key, sections, instead)
     operator, means = neighbor_mean_operator(graph, with_self=True), values.copy()
     for _ in range(rounds):
         means[embedded] = operator @ means[embedded]

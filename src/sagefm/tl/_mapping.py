@@ -6,6 +6,7 @@ from anndata import AnnData
 from sklearn.base import ClassifierMixin
 
 from sagefm.data import refuse_unwritable_key
+from sagefm.tl._colors import colors_of, write_colors
 from sagefm.tl._inputs import representation
 from sagefm.tl._probe import Probe, ProbeSettings, default_key, write_labels
 from sagefm.tl._report import AnnotationReport
@@ -61,6 +62,7 @@ def map_query(
         Where results are stored, by default `f"{labels_key}_predicted"`, in `query`: labels in `obs[key_added]`,
         missing below the threshold, their confidence in `obs[f"{key_added}_confidence"]`, and the probability of every
         class in `obsm[f"{key_added}_probability"]`, with the names of the classes in `uns[f"{key_added}_classes"]`.
+        Labels have the colours of `labels_key` in the reference.
     seed
         Seed of the blocks of tissue.
 
@@ -102,7 +104,9 @@ def map_query(
     probe = Probe(reference, labels_key, settings, group_key=group_key, seed=seed)
     probability = probe.probabilities(settings.features(query, values, embedded), embedded, query.obs_names)
     unlabelled = pd.Series(np.nan, index=query.obs_names, dtype=object)
-    write_labels(query, unlabelled, probability, threshold, key_added or default_key(labels_key))
+    key = key_added or default_key(labels_key)
+    write_labels(query, unlabelled, probability, threshold, key)
+    write_colors(query, key, colors_of(reference, labels_key))
     return probe.report
 
 

@@ -1,0 +1,80 @@
+"""Colours of categories, in `uns[f"{key}_colors"]`, where scanpy and squidpy look for them."""
+
+from collections.abc import Mapping
+
+import matplotlib as mpl
+import pandas as pd
+from anndata import AnnData
+from scanpy.plotting.palettes import default_20, default_28, default_102
+from scipy.optimize import linear_sum_assignment
+
+from sagefm.data import obs_column
+
+
+def default_colors(n: int) -> list[str]:
+    """Return the colours that scanpy would give `n` categories."""
+    cycle = mpl.rcParams["axes.prop_cycle"].by_key().get("color", [])
+    palettes = (cycle, default_20, default_28, default_102, ["grey"] * n)
+    return list(next(palette for palette in palettes if len(palette) >= n)[:n])
+
+
+def colors_of(adata: AnnData, key: str) -> dict[str, str]:
+    """Return the colour of every category of `obs[key]`: the stored ones if their number is right, else the default."""
+    names = obs_column(adata, key, "key").astype("category").cat.categories.astype(str)
+    stored = list(adata.uns.get(f"{key}_colors", ()))
+    return dict(zip(names, stored if len(stored) == len(names) else default_colors(len(names)), strict=True))
+
+
+def write_colors(adata: AnnData, key: str, given: Mapping[str, str] | None = None) -> None:
+    """Write the colours of the categorical `obs[key]`: those `given` by name, and unused default colours for others."""
+    names, given = adata.obs[key].cat.categories.astype(str), dict(given or {})
+    unused = [color for color in default_colors(len(names) + len(given)) if color not in given.values()]
+    given |= dict(zip([name for name in names if name not in given], unused, strict=False))
+    adata.uns[f"{key}_colors"] = [given.get(name, "grey") for name in names]
+
+
+def match_colors(adata: AnnData, key: str, reference: str) -> None:
+    """Give each category of a column the colour of the category of another column that it overlaps with most.
+
+    Names of domains mean nothing, so their colours differ from those of an annotation by chance. Here each domain is
+    paired with at most one category of the annotation, so that as many spots as possible have the same colour in both
+    [#kuhn]_. Domains without a partner get free colours.
+
+    Parameters
+    ----------
+    adata
+        Spots with both columns.
+    key
+        Categorical column of `obs` whose colours are changed, in `uns[f"{key}_colors"]`.
+    reference
+        Categorical column of `obs` whose colours are taken from `uns[f"{reference}_colors"]`, or stored there if it has
+        none.
+
+    Raises
+    ------
+    KeyError
+        If a column does not exist; the message lists those that do.
+
+    References
+    ----------
+    .. [#kuhn] H. W. Kuhn, "The Hungarian method for the assignment problem", Naval Research Logistics 2 (1955); here as
+       implemented in :func:`scipy.optimize.linear_sum_assignment`.
+
+    Examples
+    --------
+    >>> import sagefm
+    >>> adata = sagefm.datasets.simulated_tissue(12, 12, n_genes=200)
+    >>> adata.obs["domain"] = adata.obs["annotation"].astype(str).map(lambda name: name[::-1]).astype("category")
+    >>> sagefm.tl.match_colors(adata, "domain", "annotation")
+    >>> sorted(adata.uns["domain_colors"]) == sorted(adata.uns["annotation_colors"])
+    True
+    """
+    colors = colors_of(adata, reference)
+    columns = [obs_column(adata, name, "key").astype("category").astype("str") for name in (key, reference)]
+    overlap = pd.crosstab(columns[0], columns[1])
+    overlap = overlap.loc[overlap.index != "nan", overlap.columns.isin(list(colors))]
+    rows, partners = linear_sum_assignment(-overlap.to_numpy())
+    adata.obs[key] = adata.obs[key].astype("category")
+    adata.uns[f"{reference}_colors"] = list(colors.values())
+    given = {overlap.index[row]: colors[overlap.columns[partner]] for row, partner in zip(rows, partners, strict=True)}
+    write_colors(adata, key, given)

@@ -1,0 +1,71 @@
+"""Principal components of standardised expression, as it is or averaged over the neighbourhood; genes stay sparse."""
+
+import numpy as np
+import scipy.sparse as sp
+from anndata import AnnData
+from scipy.sparse.linalg import LinearOperator, svds
+from sklearn.utils.sparsefuncs import mean_variance_axis
+
+from sagefm._errors import MissingKeyError
+from sagefm.data import as_csr, log_scaled, looks_like_counts
+
+_SCALE_FLOOR = 0.4  # added to standard deviations of genes in quadrature, as in the model
+
+
+def expression_of(adata: AnnData, layer: str | None) -> sp.csr_matrix | None:
+    """Return X or a layer, (spots, genes); None if there is no X."""
+    if layer is not None and layer not in adata.layers:
+        raise MissingKeyError(f"layer={layer!r} is not in layers; found {sorted(adata.layers)}.")
+    expression = adata.X if layer is None else adata.layers[layer]
+    return None if expression is None or not adata.n_vars else as_csr(expression)
+
+
+def expression_axes(
+    expression: sp.csr_matrix, mean: sp.csr_matrix | None, sections: np.ndarray, n_axes: int, seed: int
+) -> np.ndarray:
+    """Return the leading components of standardised expression, averaged by `mean` if it is given, (spots, axes).
+
+    Raw counts are normalised by library size and logged; anything else is taken as it is. Genes are standardised within
+    sections. They are neither averaged nor centred, but the products that the decomposition needs are.
+    """
+    names, section = np.unique(sections, return_inverse=True)
+    scaled, offsets = _standardized(expression, section, len(names))
+    members = sp.csr_matrix((np.ones(len(section), np.float32), (section, np.arange(len(section)))))
+
+    def project(genes: np.ndarray) -> np.ndarray:
+        spots = scaled @ genes
+        spots = (spots if mean is None else mean @ spots) - (offsets @ genes)[section]
+        return spots - spots.mean(axis=0)
+
+    def project_back(spots: np.ndarray) -> np.ndarray:
+        spots = spots - spots.mean(axis=0)
+        return scaled.T @ (spots if mean is None else mean.T @ spots) - offsets.T @ (members @ spots)
+
+    operator = LinearOperator(
+        scaled.shape, matvec=project, rmatvec=project_back, matmat=project, rmatmat=project_back, dtype=np.float32
+    )
+    start = np.random.default_rng(seed).normal(size=min(scaled.shape)).astype(np.float32)
+    left, deviation, _ = svds(operator, k=max(1, min(n_axes, min(scaled.shape) - 1)), v0=start)
+    return (left * deviation)[:, ::-1].astype(np.float64)
+
+
+def _standardized(expression: sp.csr_matrix, section: np.ndarray, n_sections: int) -> tuple[sp.csr_matrix, np.ndarray]:
+    """Return genes over their deviation in each section, and their means to subtract, (sections, genes)."""
+    logged = _logged(expression, section, n_sections) if looks_like_counts(expression) else expression.copy()
+    scale, offsets = np.empty((2, n_sections, expression.shape[1]))
+    for number in range(n_sections):
+        gene_mean, variance = mean_variance_axis(logged[section == number], axis=0)
+        scale[number] = np.sqrt(variance + _SCALE_FLOOR**2)
+        offsets[number] = gene_mean / scale[number]
+    logged.data /= scale[np.repeat(section, np.diff(logged.indptr)), logged.indices].astype(np.float32)
+    return logged, offsets.astype(np.float32)
+
+
+def _logged(counts: sp.csr_matrix, section: np.ndarray, n_sections: int) -> sp.csr_matrix:
+    """Return logged counts, with library sizes scaled to the median of the section."""
+    size = np.asarray(counts.sum(axis=1), dtype=np.float64).ravel()
+    factor = np.ones(len(size))
+    for number in range(n_sections):
+        positive = (section == number) & (size > 0)
+        factor[positive] = np.median(size[positive]) / size[positive] if positive.any() else 1
+    return log_scaled(counts, factor)
