@@ -13,6 +13,7 @@ from mudata import MuData
 from scvi.data import AnnDataManager
 
 from sagefm._errors import refuse_unknown
+from sagefm._quiet import quiet
 from sagefm.data import (
     SetupKeys,
     checked_rows,
@@ -367,7 +368,7 @@ class SAGEFM(
                 f"{file} does not exist. `load` reads a folder written by `model.save`; use `SAGEFM.from_pretrained` "
                 "for a folder written by `model.save_pretrained`."
             )
-        with warnings.catch_warnings():
+        with quiet(), warnings.catch_warnings():
             # scvi-tools expects genes in the same order and warns otherwise; here they are matched by name.
             warnings.filterwarnings("ignore", message="`var_names` for the loaded `model` does not match")
             return super().load(str(dir_path), *args, **kwargs)

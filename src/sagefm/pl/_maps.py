@@ -12,6 +12,7 @@ from matplotlib.colors import Colormap
 from sklearn.neighbors import NearestNeighbors
 
 from sagefm._errors import MissingKeyError
+from sagefm._quiet import quiet
 from sagefm.data import obs_column
 from sagefm.pl._style import PALETTE, PANEL, SEQUENTIAL
 from sagefm.tl._inputs import as_numbers
@@ -124,7 +125,8 @@ def _panel_grid(axes: Axes | Sequence[Axes] | np.ndarray | None, n_rows: int, n_
 
 
 def _draw_panel(section: AnnData, key: str, ax: Axes, cmap: Colormap = SEQUENTIAL, **kwargs: Any) -> None:
-    import squidpy as sq  # its import takes seconds, and the other plots do not need it
+    with quiet():
+        import squidpy as sq  # its import takes seconds, and the other plots do not need it
 
     # squidpy draws in the units of the coordinates only if it finds the scale factors of an image.
     scales = {"spot_diameter_fullres": _spot_diameter(section.obsm["spatial"]), "tissue_hires_scalef": 1.0}
