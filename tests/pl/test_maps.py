@@ -78,7 +78,7 @@ def test_panels_are_drawn_on_given_axes(tissue):
     _, axes = plt.subplots(2, 1)
     drawn = sagefm.pl.domains(tissue, "annotation", sample_key="sample", axes=axes)
     assert list(drawn.ravel()) == list(axes)
-    with pytest.raises(ValueError, match=r"1 axes for 2 section\(s\)"):
+    with pytest.raises(ValueError, match="1 axes for 2 panels"):
         sagefm.pl.domains(tissue, "annotation", sample_key="sample", axes=axes[0])
 
 

@@ -7,20 +7,29 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from anndata import AnnData
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, ListedColormap
+from scanpy.plotting.palettes import default_20, default_28, default_102
 
 from sagefm._errors import MissingKeyError
 
-# Okabe and Ito (2008), with grey instead of black, in an order that gives neighbouring layers distinct colours. Without
-# green cones, a lighter grey looks like their purple; a darker grey vanishes on black.
-PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#636363")
-BLUE, VERMILION, NEUTRAL = "#0072B2", "#D55E00", "0.5"
+BLUE, VERMILION, NEUTRAL = "#0072B2", "#D55E00", "0.5"  # Okabe and Ito (2008)
 # Viridis without its ends: the dark end vanishes on black, the bright end on white.
 SEQUENTIAL = ListedColormap(mpl.colormaps["viridis"](np.linspace(0.2, 0.9, 256)))
 # Through a middle grey that is visible on white and on black.
 DIVERGING = LinearSegmentedColormap.from_list("sagefm_diverging", [BLUE, "#999999", VERMILION])
 PANEL = 4.2  # inches
+
+
+def category_colors(adata: AnnData, key: str, n_categories: int) -> list[str]:
+    """Return the colour of every category of `obs[key]`: those in `uns`, or those that scanpy would store there."""
+    stored = list(adata.uns.get(f"{key}_colors", ()))
+    if len(stored) == n_categories:
+        return stored
+    cycle = mpl.rcParams["axes.prop_cycle"].by_key().get("color", [])
+    palettes = (cycle, default_20, default_28, default_102, ["grey"] * n_categories)
+    return list(next(palette for palette in palettes if len(palette) >= n_categories)[:n_categories])
 
 
 def new_axes() -> Axes:
