@@ -9,12 +9,12 @@ from sagefm.model._base import SpotModel, setup_call
 
 def html_table(title: str, rows: Mapping[str, str]) -> str:
     """Return a table with one row per entry; text is escaped."""
-    left = "text-align: left; vertical-align: top"
-    cells = (
-        f'<tr><th style="{left}">{escape(name, quote=False)}</th><td style="{left}">{escape(text, quote=False)}</td></tr>'
-        for name, text in rows.items()
-    )
-    return f'<table><caption style="text-align: left"><b>{escape(title, quote=False)}</b></caption>{"".join(cells)}</table>'
+    cells = "".join(f"<tr>{_cell('th', name)}{_cell('td', text)}</tr>" for name, text in rows.items())
+    return f"<table>{_cell('caption', title)}{cells}</table>"
+
+
+def _cell(tag: str, text: str) -> str:
+    return f'<{tag} style="text-align: left; vertical-align: top">{escape(text, quote=False)}</{tag}>'
 
 
 def described(model: SpotModel) -> dict[str, str]:
