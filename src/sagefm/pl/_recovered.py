@@ -38,8 +38,10 @@ def recovered(
     Both are drawn as log-normalised expression, on one colour scale for each gene, from the 1st to the 99th percentile
     of all its values. A gene that is not in `adata` has grey spots where the measured ones would be.
 
-    The title has the correlation of the two within the section, if the model was not trained on any of the spots;
-    :meth:`sagefm.SAGEFM.get_masked_recovery` scores a model on the spots of its own section that were held out.
+    The title has the correlation of the two within the section, unless the model was trained on any of the spots. To
+    score a model on the spots of its own section that were held out, use :meth:`sagefm.SAGEFM.get_masked_recovery`, or
+    pass them as `indices` to :meth:`sagefm.SAGEFM.impute_masked`. Weights read by
+    :meth:`sagefm.SAGEFM.from_pretrained` do not know the spots that they were trained on.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Colours that people with colour-vision deficiency can distinguish, on white and on black, and what plots share."""
+"""Colours, visible on white and on black, and what plots share."""
 
 from collections.abc import Iterable
 from typing import Any
