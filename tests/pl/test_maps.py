@@ -29,6 +29,32 @@ def test_there_is_a_panel_for_each_section_and_key(tissue):
     assert len(axes[0, 0].collections[0].get_paths()) == n_spots
 
 
+@pytest.mark.parametrize(
+    ("n_sections", "keys", "ncols", "rows"),
+    [
+        (1, ["annotation"] * 6, 4, [4, 2]),
+        (1, ["annotation"] * 6, 3, [3, 3]),
+        (2, ["annotation"], 4, [2]),
+        (2, ["annotation"], 1, [1, 1]),
+        (2, ["annotation", "array_row", "array_col"], 2, [2, 1, 2, 1]),  # each section starts a new row
+    ],
+)
+def test_panels_are_wrapped(tissue, section, n_sections, keys, ncols, rows):
+    options = {"sample_key": "sample"} if n_sections == 2 else {}
+    axes = sagefm.pl.domains(tissue if n_sections == 2 else section, keys, ncols=ncols, **options)
+    assert axes.shape == (n_sections, len(keys))
+    places = [ax.get_subplotspec() for ax in axes.ravel()]
+    assert [sum(place.rowspan.start == row for place in places) for row in range(len(rows))] == rows
+    assert all(place.is_first_col() for place in places[:: len(keys)] if len(keys) > 1)
+    figure = axes[0, 0].figure
+    assert {ax for ax in figure.axes if ax.get_label() != "<colorbar>"} == set(axes.ravel())
+
+
+def test_at_least_one_panel_in_a_row(section):
+    with pytest.raises(ValueError, match="ncols=0 must be 1 or more"):
+        sagefm.pl.domains(section, "annotation", ncols=0)
+
+
 def test_spots_fill_the_lattice(section):
     circles = sagefm.pl.domains(section, "annotation")[0, 0].collections[0].get_paths()
     width = np.median([np.ptp(path.vertices[:, 0]) for path in circles])
@@ -78,7 +104,7 @@ def test_panels_are_drawn_on_given_axes(tissue):
     _, axes = plt.subplots(2, 1)
     drawn = sagefm.pl.domains(tissue, "annotation", sample_key="sample", axes=axes)
     assert list(drawn.ravel()) == list(axes)
-    with pytest.raises(ValueError, match=r"1 axes for 2 section\(s\)"):
+    with pytest.raises(ValueError, match="1 axes for 2 panels"):
         sagefm.pl.domains(tissue, "annotation", sample_key="sample", axes=axes[0])
 
 

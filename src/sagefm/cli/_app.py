@@ -11,6 +11,7 @@ from rich.console import Console
 
 from sagefm import __version__
 from sagefm._errors import DivergedError
+from sagefm._quiet import quiet
 
 app = typer.Typer(
     name="sagefm",
@@ -31,15 +32,15 @@ Seed = Annotated[int, typer.Option(min=0, help="Seed of all random numbers.")]
 @contextmanager
 def _session() -> Iterator[Console]:
     """Give a console; an error in the input ends with its message and exit code 1, without a traceback."""
-    console = Console()
-    with console.status("Loading torch, scvi-tools and squidpy"):
+    console, progress = Console(), Console(stderr=True)
+    with progress.status("Loading torch and scvi-tools"), quiet():
         import sagefm.model  # noqa: F401  # the slow imports of all commands
     try:
         yield console
     except (DivergedError, ImportError, KeyError, OSError, ValueError) as error:
         # The text of a KeyError is the repr of its argument; the argument is the message.
         message = error.args[0] if isinstance(error, KeyError) and error.args else error
-        Console(stderr=True).print(f"Error: {message}", style="red", markup=False, highlight=False, soft_wrap=True)
+        progress.print(f"Error: {message}", style="red", markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(1) from None
 
 

@@ -45,11 +45,17 @@ def save_figure(ax: Axes, path: Path) -> None:
 @contextmanager
 def quiet(module: str = "") -> Iterator[None]:
     """Hide the messages of Lightning and scvi-tools, and the warnings of `module`, by default of all."""
-    for name in ("lightning.pytorch", "lightning.fabric", "scvi"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module=module)
-        yield
+    others = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric", "scvi")]
+    levels = [other.level for other in others]
+    for other in others:
+        other.setLevel(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=module)
+            yield
+    finally:
+        for other, level in zip(others, levels, strict=True):
+            other.setLevel(level)
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from sagefm.data._graph import NEAREST_14, check_graph, compact_blocks, neighbor
 from sagefm.data._mudata import ModalityField, modality, refuse_mudata, registered_adata
 from sagefm.data._normalization import Normalization, log_scaled, with_current_names
 from sagefm.data._reading import graph_of, is_section, read_section, read_whole, reading
-from sagefm.data._registry import genes_of, make_registry, normalization_of, registry_with_genes
+from sagefm.data._registry import genes_of, keys_of, make_registry, normalization_of, registry_with_genes
 from sagefm.data._selection import checked_rows, group_spots, obs_column, refuse_unwritable_key, shares
 from sagefm.data._splitting import SectionSplitter, are_near, whole_groups
 from sagefm.data._spots import Mask, Spots, chunks, gene_moments, registered_spots, section_spots

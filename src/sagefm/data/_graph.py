@@ -11,6 +11,7 @@ from scipy.sparse.csgraph import breadth_first_order
 from sklearn.neighbors import NearestNeighbors
 from sklearn.preprocessing import normalize
 
+from sagefm._quiet import quiet
 from sagefm.data._coordinates import are_hexagonal_array_positions, checked_coordinates, in_one_unit, row_axis
 from sagefm.data._layout import HEXAGONAL, IRREGULAR, LATTICE_TOLERANCE, SQUARE, detect_lattice, lattice_by_directions
 from sagefm.data._section_columns import warn_if_sections_are_joined
@@ -135,7 +136,8 @@ def _warn_if_overlaid(coordinates: np.ndarray, section: object) -> None:
 
 def _squidpy_graph(coordinates: np.ndarray, layout: str) -> tuple[sp.csr_matrix, sp.csr_matrix]:
     """Return connectivities and distances, each (n, n)."""
-    from squidpy.gr import neighbors
+    with quiet():
+        from squidpy.gr import neighbors
 
     n_nearest = _N_NEAREST[layout]
     if layout == IRREGULAR:

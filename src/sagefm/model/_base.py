@@ -21,6 +21,7 @@ class SpotModel(BaseModelClass):
     """Base class of the mixins of :class:`sagefm.SAGEFM`."""
 
     module: MaskedCenterModule
+    weights_source_: str | None = None  # name or path of pretrained weights; an attribute that scvi-tools saves
 
     @cached_property
     def genes(self) -> pd.Index:
@@ -56,7 +57,7 @@ class SpotModel(BaseModelClass):
                 raise ValueError(f"{error} Call it on the object that you pass to the model, not on a copy.") from error
             raise ValueError(
                 f"This {type(adata).__name__} is not the object that was set up, but a copy of it, or the original of "
-                f"that copy. Call `{_setup_call(cls, earlier)}` on the object that you pass to the model."
+                f"that copy. Call `{setup_call(cls, earlier.registry)}` on the object that you pass to the model."
             ) from error
 
     def _read(self, adata: AnnData | MuData | None, masked: np.ndarray | None = None) -> tuple[AnnData, Spots]:
@@ -92,9 +93,8 @@ def refuse_backed_view(adata: AnnData | MuData | None) -> None:
         )
 
 
-def _setup_call(cls: type[BaseModelClass], manager: AnnDataManager) -> str:
+def setup_call(cls: type[BaseModelClass], registry: dict) -> str:
     """Return the code of an earlier setup, with the arguments that are not defaults."""
-    registry = manager.registry
     name, found = registry["setup_method_name"], registry["setup_args"]
     defaults = inspect.signature(getattr(cls, name)).parameters
     arguments = [f"{key}={value!r}" for key, value in found.items() if value != defaults[key].default]

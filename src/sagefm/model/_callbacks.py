@@ -1,17 +1,20 @@
-"""Callbacks and guards of training: keep the best weights, stop when the loss diverges, survive an interruption."""
+"""Callbacks and guards of training: the best weights, diverging losses, interruptions, and what is printed."""
 
 import math
 import signal
+import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from typing import Any
 
 import torch
 from lightning import Callback, Trainer
 from scvi.model.base import BaseModelClass
 from scvi.train import TrainingPlan
+from scvi.train._progress import ProgressBar
 
 from sagefm._errors import DivergedError
+from sagefm._logging import logger
 
 
 class BestWeights(Callback):
@@ -69,6 +72,37 @@ class FiniteLoss(Callback):
                 raise DivergedError(
                     f"Training diverged: {name} is {loss} in epoch {trainer.current_epoch + 1}, at a learning rate of "
                     f"{lr:g}. Lower it, for example with `plan_kwargs={{'lr': {min(lr / 10, 1e-4):g}}}`."
+                )
+
+
+class ProgressOnStderr(ProgressBar):
+    """The progress bar of scvi-tools, on stderr."""
+
+    def init_train_tqdm(self, trainer: Trainer) -> Any:
+        """Create the bar."""
+        with redirect_stdout(sys.stderr):
+            return super().init_train_tqdm(trainer)
+
+    def on_sanity_check_start(self, trainer: Trainer, pl_module: TrainingPlan) -> None:
+        """Do not report the check: it only scores the weights from before training."""
+
+    def get_metrics(self, trainer: Trainer, pl_module: TrainingPlan) -> dict[str, Any]:
+        """Return what the bar shows, without the number of the logger's run."""
+        metrics = super().get_metrics(trainer, pl_module)
+        return {name: value for name, value in metrics.items() if name != "v_num"}
+
+
+class EarlyStopReport(Callback):
+    """Log why training stopped early, instead of the line that scvi-tools prints."""
+
+    def teardown(self, trainer: Trainer, pl_module: TrainingPlan, stage: str) -> None:
+        """Report a stop, after the progress bar is closed."""
+        for stopping in trainer.early_stopping_callbacks:
+            if getattr(stopping, "early_stopping_reason", None) is not None:
+                stopping.early_stopping_reason = None  # scvi-tools would print it
+                logger.info(
+                    f"Training stopped after {stopping.stopped_epoch + 1} epochs: the validation loss had not "
+                    f"decreased for {stopping.patience} epochs. The best weights are kept."
                 )
 
 

@@ -11,7 +11,7 @@ from anndata import AnnData
 
 from sagefm.data import Spots, checked_rows, positions_of, refuse_unwritable_key
 from sagefm.model._base import SpotModel, require_training
-from sagefm.model._imputation import Entries, predicted_entries, write_layer
+from sagefm.model._imputation import Entries, predicted_entries, prediction_attrs, write_layer
 from sagefm.model._recovery import random_masks
 from sagefm.model._whole_genes import library_size as estimated_library_size
 
@@ -73,7 +73,8 @@ class ExpressionMixin(SpotModel):
         Returns
         -------
         pandas.DataFrame or numpy.ndarray
-            Float32, (requested spots, requested genes), on a linear scale.
+            Float32, (requested spots, requested genes), on a linear scale. ``attrs`` of the DataFrame are those of
+            :meth:`impute_masked`; `scale` is the library size, or `"counts"`.
 
         Raises
         ------
@@ -111,7 +112,12 @@ class ExpressionMixin(SpotModel):
             values = values[np.searchsorted(whole, rows)]
         if layer_added is not None:
             write_layer(section, layer_added, rows, spots.columns[positions], values)
-        return values if return_numpy else pd.DataFrame(values, section.obs_names[rows], spots.genes[positions])
+        if return_numpy:
+            return values
+        frame = pd.DataFrame(values, section.obs_names[rows], spots.genes[positions])
+        scale = "counts" if library_size == "latent" else float(library_size)
+        frame.attrs.update(scale=scale, **prediction_attrs(self, adata, section, spots, rows))
+        return frame
 
     @torch.inference_mode()
     def _denoised(

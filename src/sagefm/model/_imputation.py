@@ -14,6 +14,7 @@ from torch import Tensor
 from sagefm._errors import refuse_unknown
 from sagefm.data import Mask, Spots, checked_rows, positions_of, refuse_unwritable_key
 from sagefm.model._base import SpotModel, require_training
+from sagefm.model._training_record import spots_in_training, status_of
 from sagefm.model._whole_genes import Scale, at_section_level, at_training_level, on_scale
 from sagefm.module import Encoded, MaskedCenterModule, OnePass, section_decoder
 
@@ -87,6 +88,9 @@ class ImputationMixin(SpotModel):
         pandas.DataFrame
             Float32. With `genes`: (requested spots, requested genes). With `mask`: (requested spots, genes of `adata`),
             NaN where `mask` is not set and where the gene is not in the model (a warning gives the number of these).
+            ``attrs`` holds `scale`; `target_sum`, to which the counts of a spot are scaled on the log scale (None if
+            the model reads raw counts); and `spots`: `"trained on"` if the model was trained on any of these spots,
+            `"held out"` if on others of the section only, else `"new"`. :func:`sagefm.pl.recovered` uses them.
 
         Raises
         ------
@@ -139,7 +143,9 @@ class ImputationMixin(SpotModel):
             values = self._impute_entries(spots, rows, mask, scale, batch_size, fit=fit_section)
         if layer_added is not None:
             write_layer(section, layer_added, rows, columns, values)
-        return pd.DataFrame(values, index=section.obs_names[rows], columns=names)
+        frame = pd.DataFrame(values, index=section.obs_names[rows], columns=names)
+        frame.attrs.update(scale=scale, **prediction_attrs(self, adata, section, spots, rows))
+        return frame
 
     def _impute_entries(
         self, spots: Spots, rows: np.ndarray, requested: Any, scale: Scale, batch_size: int | None, *, fit: bool
@@ -169,6 +175,17 @@ def predicted_entries(
         for encoded in one_pass.masked(rows[places], mask):
             now, places = np.split(places, [len(encoded.rows)])
             yield now, encoded, decoder.decode(encoded, one_pass)
+
+
+def prediction_attrs(
+    model: SpotModel, adata: AnnData | None, section: AnnData, spots: Spots, rows: np.ndarray
+) -> dict[str, Any]:
+    """Return what `attrs` of predictions say: their scale, and what the spots were in training."""
+    trained, held_out = spots_in_training(model, model.adata if adata is None else adata, section, spots)
+    normalization = model.module.normalization
+    share = float(normalization.profile.cpu().numpy()[spots.known].sum())
+    target_sum = model.target_depth * share if normalization.method == "size" else None
+    return {"target_sum": target_sum, "spots": status_of(trained[rows], held_out[rows])}
 
 
 def write_layer(adata: AnnData, key: str, rows: np.ndarray, columns: np.ndarray, values: np.ndarray) -> None:

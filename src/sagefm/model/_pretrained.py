@@ -144,7 +144,8 @@ class PretrainedMixin(SpotModel):
                 cls.setup_anndata(adata, source_registry=registry, **vars(keys), graph=graph)
             except GeneMismatchError as error:
                 raise GeneMismatchError(f"{error}{_better_weights(gene_names(adata, gene_symbols), genes)}") from None
-        return load_trained(cls(adata, None if adata is not None else registry, **card["architecture"]), tensors)
+        model = cls(adata, None if adata is not None else registry, **card["architecture"])
+        return load_trained(model, tensors, source=str(path))
 
 
 def _better_weights(section_genes: pd.Index, genes: pd.Index) -> str:
@@ -154,10 +155,10 @@ def _better_weights(section_genes: pd.Index, genes: pd.Index) -> str:
     return f" The packaged weights {name!r} know {share:.0%} of them." if is_better else ""
 
 
-def load_trained(model: Model, state: Mapping[str, torch.Tensor]) -> Model:
-    """Load trained weights into a new model."""
+def load_trained(model: Model, state: Mapping[str, torch.Tensor], *, source: str) -> Model:
+    """Load trained weights into a new model, which remembers their name or path, `source`."""
     model.module.load_state_dict(state)
-    model.is_trained_ = True
+    model.is_trained_, model.weights_source_ = True, source
     # scvi-tools adds the losses of further training to an existing history only.
     epochs = pd.RangeIndex(0, name="epoch")
     losses = ("train_loss", "validation_loss")

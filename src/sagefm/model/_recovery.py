@@ -19,7 +19,7 @@ from sagefm.model._base import SpotModel, require_training
 from sagefm.model._effective_size import Autocorrelation, LagPairs, effective_size
 from sagefm.model._noise_ceiling import noise_ceiling
 from sagefm.model._recovery_table import Moments, SectionScores, recovery_table
-from sagefm.model._training_record import match_record
+from sagefm.model._training_record import Status, spots_in_training, status_of
 from sagefm.module import MASK_FRACTION, Encoded, MaskedCenterModule, OnePass, section_decoder
 
 
@@ -158,11 +158,9 @@ class RecoveryMixin(SpotModel):
 
     def _spots_to_score(
         self, adata: AnnData | MuData, section: AnnData, spots: Spots, indices: Any
-    ) -> tuple[np.ndarray, Literal["held out", "trained on", "new"]]:
+    ) -> tuple[np.ndarray, Status]:
         """Return the spots to score, and what they were in training."""
-        record, same = getattr(self, "training_record_", None), adata is getattr(self, "_trained_on", None)
-        library_sizes = None if record is None or same else spots.library_sizes()  # reads all counts
-        trained, held_out = match_record(record, section.obs_names, library_sizes)
+        trained, held_out = spots_in_training(self, adata, section, spots)
         if isinstance(indices, str):
             refuse_unknown("indices", indices, ("all",))
             rows = np.arange(spots.n_obs)
@@ -174,7 +172,7 @@ class RecoveryMixin(SpotModel):
             )
         else:
             rows = checked_rows(indices, spots.n_obs)
-        return rows, "trained on" if trained[rows].any() else "held out" if held_out[rows].any() else "new"
+        return rows, status_of(trained[rows], held_out[rows])
 
 
 def section_scores(

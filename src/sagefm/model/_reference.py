@@ -126,7 +126,7 @@ class ReferenceMixin(SpotModel):
         registry = registry_with_genes(own.registry, genes)
         cls.setup_anndata(adata, source_registry=registry, **vars(keys), graph="knn")
         architecture = {**cls.published_architecture(), "n_hidden": tuple(widths[1:-1]), "n_latent": widths[-1]}
-        return load_trained(cls(adata, **architecture), module_state(weights))
+        return load_trained(cls(adata, **architecture), module_state(weights), source=str(pt_path))
 
 
 def _delete_incomplete_graph(adata: AnnData, keys: SetupKeys) -> None:

@@ -13,6 +13,7 @@ from mudata import MuData
 from scvi.data import AnnDataManager
 
 from sagefm._errors import refuse_unknown
+from sagefm._quiet import quiet
 from sagefm.data import (
     SetupKeys,
     checked_rows,
@@ -23,6 +24,7 @@ from sagefm.data import (
 )
 from sagefm.model._base import refuse_backed_view, refuse_other_types, require_training
 from sagefm.model._expression import ExpressionMixin
+from sagefm.model._html import described, html_table
 from sagefm.model._imputation import ImputationMixin
 from sagefm.model._influence import InfluenceMixin
 from sagefm.model._mudata import MuDataMixin
@@ -135,10 +137,11 @@ class SAGEFM(
         self.module = MaskedCenterModule(
             normalize, widths, conv=conv, dropout_rate=dropout_rate, mask_fraction=mask_fraction
         )
-        self._model_summary_string = (
-            f"SAGEFM with {len(self.genes)} genes, conv={conv!r}, hidden layers {hidden}, n_latent={n_latent}, "
-            f"normalization={normalization!r}, {sum(p.numel() for p in self.module.parameters()):,} parameters"
+        self._network_summary = (
+            f"conv={conv!r}, hidden layers {hidden}, n_latent={n_latent}, normalization={normalization!r}, "
+            f"{sum(p.numel() for p in self.module.parameters()):,} parameters"
         )
+        self._model_summary_string = f"SAGEFM with {len(self.genes)} genes, {self._network_summary}"
         self.init_params_ = self._get_init_params(locals())
 
     @classmethod
@@ -367,10 +370,14 @@ class SAGEFM(
                 f"{file} does not exist. `load` reads a folder written by `model.save`; use `SAGEFM.from_pretrained` "
                 "for a folder written by `model.save_pretrained`."
             )
-        with warnings.catch_warnings():
+        with quiet(), warnings.catch_warnings():
             # scvi-tools expects genes in the same order and warns otherwise; here they are matched by name.
             warnings.filterwarnings("ignore", message="`var_names` for the loaded `model` does not match")
             return super().load(str(dir_path), *args, **kwargs)
 
     def __repr__(self) -> str:
         return f"{self._model_summary_string}, {'trained' if self.is_trained_ else 'untrained'}"
+
+    def _repr_html_(self) -> str:
+        """Return the summary that notebooks show."""
+        return html_table("SAGEFM", {"network": self._network_summary, **described(self)})

@@ -11,9 +11,10 @@ from scvi import settings
 from scvi.model.base import UnsupervisedTrainingMixin
 from sklearn.utils.extmath import randomized_svd
 
+from sagefm._quiet import quiet
 from sagefm.data import Normalization, SectionSplitter, registered_adata
 from sagefm.model._base import SpotModel
-from sagefm.model._callbacks import BestWeights, FiniteLoss, stopped_safely
+from sagefm.model._callbacks import BestWeights, EarlyStopReport, FiniteLoss, ProgressOnStderr, stopped_safely
 from sagefm.model._training_record import make_record
 
 _MIN_DEVIATION = 0.05  # of a principal component in the initialisation, on the standardised scale
@@ -141,13 +142,16 @@ class TrainMixin(UnsupervisedTrainingMixin, SpotModel):
             early_stopping = early_stopping and datamodule.n_validation > 0
             max_epochs = max_epochs or int(np.clip(_SPOTS_SEEN / datamodule.n_spots, 10, 400))
             early_stopping_patience = early_stopping_patience or max(3, _SPOTS_OF_PATIENCE // datamodule.n_spots)
-        callbacks = [*(trainer_kwargs.pop("callbacks", None) or []), FiniteLoss()]
+        callbacks = [*(trainer_kwargs.pop("callbacks", None) or []), FiniteLoss(), EarlyStopReport()]
+        if trainer_kwargs.get("enable_progress_bar", True) and trainer_kwargs.get("simple_progress_bar", True):
+            callbacks.append(ProgressOnStderr(trainer_kwargs.get("progress_bar_refresh_rate", 1)))
+            trainer_kwargs["simple_progress_bar"] = False
         if early_stopping:  # a trained model must not get worse by training
             callbacks.append(BestWeights(initial=self.is_trained_))
             trainer_kwargs |= {"num_sanity_val_steps": -1} if self.is_trained_ else {}
         self.module.train()  # Lightning keeps the mode of a module, and results are computed in evaluation mode
         finish = partial(self._finish, datamodule)
-        with stopped_safely(self, getattr(datamodule, "batch_size", batch_size), finish):
+        with quiet(), stopped_safely(self, getattr(datamodule, "batch_size", batch_size), finish):
             super().train(
                 max_epochs,
                 accelerator=accelerator,

@@ -1,13 +1,21 @@
 """Which spots a model was trained on, remembered by name, so that scores can be of spots that were held out."""
 
+from typing import Literal
+
 import numpy as np
 import pandas as pd
+from anndata import AnnData
+from mudata import MuData
+
+from sagefm.data import Spots
+from sagefm.model._base import SpotModel
 
 # Library sizes may differ by this share where genes were filtered since; those of other spots of the same name, such as
 # the same barcode in another section, mostly differ by more.
 _SAME_LIBRARY_SIZE = 0.2
 
 Record = dict[str, np.ndarray]
+Status = Literal["held out", "trained on", "new"]
 
 
 def make_record(names: pd.Index, library_size: np.ndarray, held_out: np.ndarray, earlier: Record | None) -> Record:
@@ -41,3 +49,17 @@ def match_record(
         before = record["library_size"][place]
         known &= np.abs(library_size - before) <= _SAME_LIBRARY_SIZE * np.maximum(library_size, before)
     return (known & ~held_out, known & held_out) if known.mean() >= 0.5 else (nothing, nothing)
+
+
+def spots_in_training(
+    model: SpotModel, adata: AnnData | MuData, section: AnnData, spots: Spots
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return which spots of `adata` the model was trained on, and which were held out, each boolean (spots,)."""
+    record, same = getattr(model, "training_record_", None), adata is getattr(model, "_trained_on", None)
+    library_sizes = None if record is None or same else spots.library_sizes()  # reads all counts
+    return match_record(record, section.obs_names, library_sizes)
+
+
+def status_of(trained: np.ndarray, held_out: np.ndarray) -> Status:
+    """Return what spots were in training, of which these were trained on or held out."""
+    return "trained on" if trained.any() else "held out" if held_out.any() else "new"

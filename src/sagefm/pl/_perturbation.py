@@ -130,6 +130,7 @@ def effect_map(
     label: str = "effect (log1p)",
     sample_key: str | None = None,
     spatial_key: str = "spatial",
+    ncols: int = 4,
     axes: Axes | Sequence[Axes] | np.ndarray | None = None,
 ) -> np.ndarray:
     """Map on the tissue by how much a perturbation changes the predicted target.
@@ -145,7 +146,7 @@ def effect_map(
         minus its first.
     label
         Label of the colour bar.
-    sample_key, spatial_key, axes
+    sample_key, spatial_key, ncols, axes
         As in :func:`sagefm.pl.domains`.
 
     Returns
@@ -175,7 +176,7 @@ def effect_map(
         )
     light = AnnData(obs=adata.obs.assign(**{label: effect}), obsm=dict(adata.obsm))
     norm = CenteredNorm(halfrange=max(effect.abs().max(), 1e-12))
-    grid = draw_maps(light, [label], sample_key, spatial_key, axes, cmap=DIVERGING, norm=norm)
+    grid = draw_maps(light, [label], sample_key, spatial_key, ncols, axes, cmap=DIVERGING, norm=norm)
     for ax in grid.ravel():
         ax.set_title(ax.get_title().removeprefix(label).strip())
         ax.collections[0].colorbar.set_label(label)

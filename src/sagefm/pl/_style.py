@@ -1,4 +1,4 @@
-"""Colours that people with colour-vision deficiency can distinguish, on white and on black, and what plots share."""
+"""Colours, visible on white and on black, and what plots share."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -12,10 +12,7 @@ from matplotlib.colors import LinearSegmentedColormap, ListedColormap
 
 from sagefm._errors import MissingKeyError
 
-# Okabe and Ito (2008), with grey instead of black, in an order that gives neighbouring layers distinct colours. Without
-# green cones, a lighter grey looks like their purple; a darker grey vanishes on black.
-PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#636363")
-BLUE, VERMILION, NEUTRAL = "#0072B2", "#D55E00", "0.5"
+BLUE, VERMILION, NEUTRAL = "#0072B2", "#D55E00", "0.5"  # Okabe and Ito (2008)
 # Viridis without its ends: the dark end vanishes on black, the bright end on white.
 SEQUENTIAL = ListedColormap(mpl.colormaps["viridis"](np.linspace(0.2, 0.9, 256)))
 # Through a middle grey that is visible on white and on black.

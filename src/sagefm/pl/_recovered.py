@@ -1,0 +1,178 @@
+"""Measured and recovered expression of genes, next to each other on the tissue."""
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+from anndata import AnnData
+from matplotlib.axes import Axes
+from matplotlib.colors import Normalize
+
+from sagefm._errors import MissingKeyError, refuse_unknown
+from sagefm.data import gene_names, obs_column
+from sagefm.pl._maps import draw_maps, panel_grid, sections_of
+
+Scale = Literal["log1p", "counts"] | float
+_MOST_GENES = 20  # drawn without being asked for by name
+_PERCENTILES = (1, 99)  # of all values of a gene, at the ends of its colour scale
+
+
+def recovered(
+    adata: AnnData,
+    predicted: pd.DataFrame | str,
+    genes: Sequence[str] | str | None = None,
+    *,
+    layer: str | None = None,
+    sample_key: str | None = None,
+    spatial_key: str = "spatial",
+    gene_symbols: str | None = None,
+    scale: Scale | None = None,
+    target_sum: float | None = None,
+    ncols: int = 4,
+    axes: Axes | Sequence[Axes] | np.ndarray | None = None,
+) -> np.ndarray:
+    """Map measured and recovered expression of genes on the tissue, next to each other.
+
+    Both are drawn as log-normalised expression, on one colour scale for each gene, from the 1st to the 99th percentile
+    of all its values. A gene that is not in `adata` has grey spots where the measured ones would be.
+
+    The title has the correlation of the two within the section, unless the model was trained on any of the spots. To
+    score a model on the spots of its own section that were held out, use :meth:`sagefm.SAGEFM.get_masked_recovery`, or
+    pass them as `indices` to :meth:`sagefm.SAGEFM.impute_masked`. Weights read by
+    :meth:`sagefm.SAGEFM.from_pretrained` do not know the spots that they were trained on.
+
+    Parameters
+    ----------
+    adata
+        Spots with coordinates and raw counts.
+    predicted
+        Result of :meth:`sagefm.SAGEFM.impute_masked` or :meth:`sagefm.SAGEFM.get_normalized_expression` for all or
+        some of these spots; or the name of a layer with such predictions, which has no correlation in the title, as it
+        does not say how it was made.
+    genes
+        Genes to draw, up to 20 by default all that were predicted.
+    layer
+        Layer with the raw counts. Defaults to `X`.
+    sample_key, spatial_key
+        As in :func:`sagefm.pl.domains`.
+    gene_symbols
+        Column of `var` with the gene names. Defaults to `var_names`.
+    scale
+        Scale of `predicted`: `"log1p"`; `"counts"`, expected counts, drawn as their `log1p`; or a number, the library
+        size that expression adds up to. By default what `predicted` says, and `"log1p"` for a layer.
+    target_sum
+        Library size to which counts are scaled before the log. By default what `predicted` says, and the median over
+        the spots for a layer.
+    ncols
+        Most panels in a row, at least 2.
+    axes
+        Axes to draw on, two for each gene and section; new ones by default.
+
+    Returns
+    -------
+    numpy.ndarray
+        :class:`matplotlib.axes.Axes`, (genes x sections, 2): measured, recovered.
+
+    Raises
+    ------
+    KeyError
+        If a key does not exist, a gene was not predicted, or no spot of `predicted` is in `adata`.
+    ValueError
+        If more than 20 genes were predicted and `genes` is not given, or the number of `axes` is not that of the
+        panels.
+
+    Examples
+    --------
+    >>> found = model.impute_masked(genes=["GENE0001", "GENE0002"])
+    >>> sagefm.pl.recovered(adata, found).shape
+    (2, 2)
+    """
+    frame = _layer_frame(adata, predicted, gene_symbols) if isinstance(predicted, str) else predicted
+    chosen = _chosen(frame, genes)
+    values = frame[chosen].reindex(adata.obs_names)
+    if values.isna().all(axis=None):
+        raise MissingKeyError("No spot of `predicted` is in `adata`; pass the AnnData that it was computed for.")
+    counts = _counts(adata, layer)
+    scale = frame.attrs.get("scale", "log1p") if scale is None else scale
+    depth = _depth(counts, scale, target_sum, frame.attrs)
+    logged = _log_scaled(values, scale, depth)
+    measured = _measured(counts, gene_names(adata, gene_symbols).get_indexer(pd.Index(chosen)), depth)
+    sections = sections_of(adata, sample_key, np.ones(adata.n_obs, dtype=bool))
+    has_r = frame.attrs.get("spots") in ("held out", "new")
+    grid = panel_grid(axes, 2 * len(chosen) * len(sections), 1, max(ncols // 2 * 2, 2)).reshape(-1, 2)
+    for gene, panels in zip(chosen, np.split(grid, len(chosen)), strict=True):
+        values = (measured[:, chosen.index(gene)], logged[gene])
+        pair = pd.DataFrame(dict(zip(("measured", "recovered"), values, strict=True)), index=adata.obs_names)
+        _draw_pair(adata, gene, pair, sample_key, spatial_key, panels)
+        for rows, (_, ax) in zip(sections.values(), panels, strict=True):
+            r = pair.iloc[rows].corr().iloc[0, 1] if has_r else np.nan
+            ax.set_title(ax.get_title() + (f"\nr = {r:.2f}" if np.isfinite(r) else ""))
+    return grid
+
+
+def _layer_frame(adata: AnnData, layer: str, gene_symbols: str | None) -> pd.DataFrame:
+    if layer not in adata.layers:
+        raise MissingKeyError(f"predicted={layer!r} is not a layer; there are {sorted(adata.layers)}.")
+    stored = adata.layers[layer]
+    values = stored.toarray() if hasattr(stored, "toarray") else np.asarray(stored)
+    return pd.DataFrame(values, adata.obs_names, gene_names(adata, gene_symbols))
+
+
+def _chosen(frame: pd.DataFrame, genes: Sequence[str] | str | None) -> list[str]:
+    """Return the genes to draw."""
+    if genes is None and frame.shape[1] > _MOST_GENES:
+        raise ValueError(f"There are predictions of {frame.shape[1]:,} genes; choose some, as in `genes=['CD3E']`.")
+    chosen = list(frame) if genes is None else [genes] if isinstance(genes, str) else list(dict.fromkeys(genes))
+    if missing := [gene for gene in chosen if gene not in frame]:
+        raise MissingKeyError(f"{missing[0]!r} is not among the {frame.shape[1]:,} predicted genes.")
+    return chosen
+
+
+def _counts(adata: AnnData, layer: str | None) -> sp.csr_matrix:
+    if layer is not None and layer not in adata.layers:
+        raise MissingKeyError(f"layer={layer!r} is not in layers; there are {sorted(adata.layers)}.")
+    return sp.csr_matrix(adata.X if layer is None else adata.layers[layer])
+
+
+def _depth(counts: sp.csr_matrix, scale: Scale, target_sum: float | None, attrs: Mapping) -> float | None:
+    """Return the library size to which counts are scaled before the log; None leaves them as they are."""
+    if not (is_size := isinstance(scale, int | float) and scale > 0):
+        refuse_unknown("scale", scale, ("log1p", "counts"))
+    if scale == "counts" or target_sum is not None:
+        return target_sum
+    median = float(np.median(np.asarray(counts.sum(axis=1))))
+    depth = attrs.get("target_sum", median)
+    return median if depth is None and is_size else depth
+
+
+def _log_scaled(values: pd.DataFrame, scale: Scale, depth: float | None) -> pd.DataFrame:
+    """Return predictions on the log scale of that depth."""
+    if scale == "log1p":
+        return values
+    return np.log1p(values if scale == "counts" else values * (depth / scale))
+
+
+def _measured(counts: sp.csr_matrix, columns: np.ndarray, depth: float | None) -> np.ndarray:
+    """Return measured expression on the log scale of that depth, (spots, columns); NaN for column -1."""
+    total = np.asarray(counts.sum(axis=1), dtype=float)
+    factor = 1 if depth is None else depth / np.where(total > 0, total, 1)
+    values = np.full((counts.shape[0], len(columns)), np.nan)
+    known = columns >= 0
+    values[:, known] = np.log1p(counts[:, columns[known]].toarray() * factor)
+    return values
+
+
+def _draw_pair(
+    adata: AnnData, gene: str, pair: pd.DataFrame, sample_key: str | None, spatial_key: str, panels: np.ndarray
+) -> None:
+    """Draw the two columns of `pair` on one colour scale, each section on its own panels, (sections, 2)."""
+    low, high = np.nanpercentile(pair, _PERCENTILES)
+    section = {} if sample_key is None else {"section": obs_column(adata, sample_key, "sample_key")}
+    named = pair.rename(columns={name: f"{gene}, {name}" for name in pair})
+    light = AnnData(obs=named.assign(**section), obsm=dict(adata.obsm))
+    norm = Normalize(low, max(high, low + 1e-12))
+    draw_maps(light, list(named), None if sample_key is None else "section", spatial_key, 2, panels, norm=norm)
+    for ax in panels.ravel():
+        ax.collections[0].colorbar.set_label("log1p")
