@@ -34,10 +34,15 @@ def clean(cell: NotebookNode, number: int) -> None:
     """Drop what is not for readers, or differs between runs: logs, progress, random names of cells."""
     cell.id, cell.metadata = f"cell-{number}", {}
     if cell.cell_type == "code":
-        cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
+        cell.outputs = [output for output in cell.outputs if not is_log(output)]
         for output in cell.outputs:
             if "image/png" in output.get("data", {}):
                 output.data["image/png"] = smaller(output.data["image/png"])
+
+
+def is_log(output: NotebookNode) -> bool:
+    """Return whether an output is a warning, progress, or a log message (which rich displays as HTML)."""
+    return output.get("name") == "stderr" or "<pre style" in "".join(output.get("data", {}).get("text/html", ""))
 
 
 def smaller(png: str) -> str:

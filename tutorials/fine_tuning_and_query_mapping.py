@@ -11,8 +11,7 @@
 # is the easiest case.
 
 # %%
-# In Colab, install it first:
-# %pip install git+https://github.com/scverse-sagefm/sagefm
+# In Colab: %pip install git+https://github.com/scverse-sagefm/sagefm
 import os
 from pathlib import Path
 
@@ -134,9 +133,8 @@ totals = {
     name: model.get_masked_recovery(indices=held_out).attrs
     for name, model in tables.items()
 }
-pd.DataFrame(totals).loc[
-    ["top500_r", "top500_r_neighbors", "top500_r_max"]
-].T.round(3)
+columns = ["top500_r", "top500_r_neighbors", "top500_r_max"]
+pd.DataFrame(totals).loc[columns].T.astype(float).round(3)
 
 # %% [markdown]
 # Whole-transcriptome human tissue gains little, because the packaged weights know it; a panel, an unusual tissue or

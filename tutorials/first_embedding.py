@@ -13,8 +13,7 @@
 # coordinates in `obsm["spatial"]`.
 
 # %%
-# In Colab, install it first:
-# %pip install git+https://github.com/scverse-sagefm/sagefm
+# In Colab: %pip install git+https://github.com/scverse-sagefm/sagefm
 import os
 from pathlib import Path
 

@@ -14,8 +14,8 @@
 # limits](https://sagefm.readthedocs.io/en/latest/perturbation.html)).
 
 # %%
-# In Colab, install it first:
-# %pip install git+https://github.com/scverse-sagefm/sagefm liana decoupler
+# In Colab: %pip install git+https://github.com/scverse-sagefm/sagefm
+# and, for the two resources: %pip install liana decoupler
 import os
 from pathlib import Path
 
@@ -87,16 +87,10 @@ net.head(3)
 
 # %%
 response = model.get_pathway_response(net)
-columns = [
-    "source",
-    "regulator",
-    "n_targets",
-    "auroc",
-    "sign_agreement",
-    "control_sign_agreement",
-    "p",
-    "q",
-]
+regulators = response["source"].map(response.attrs["regulators"])
+response.insert(1, "regulator", regulators.str.join(", "))
+columns = ["source", "regulator", "n_targets", "auroc", "sign_agreement"]
+columns += ["control_sign_agreement", "p", "q"]
 response[columns].sort_values("p").round(3)
 
 # %% [markdown]
@@ -140,7 +134,8 @@ ax = sagefm.pl.effect_map(
 )
 
 # %% [markdown]
-# If such a map shows the domains and nothing else, the effect is probably that of the domain.
+# The model is close to linear, so the effect differs little between spots: such a map does not say where the pathway is
+# active. If it shows the domains and nothing else, the effect is probably that of the domain.
 #
 # ## Ligands and receptors
 #

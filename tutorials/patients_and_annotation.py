@@ -12,8 +12,7 @@
 # stop, and F1 was never used: for the weights and for the classifier, F is a new patient.
 
 # %%
-# In Colab, install it first:
-# %pip install git+https://github.com/scverse-sagefm/sagefm
+# In Colab: %pip install git+https://github.com/scverse-sagefm/sagefm
 import os
 from pathlib import Path
 

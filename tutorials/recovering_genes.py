@@ -10,8 +10,7 @@
 # Transcriptomics array. The packaged weights have not seen this patient.
 
 # %%
-# In Colab, install it first:
-# %pip install git+https://github.com/scverse-sagefm/sagefm
+# In Colab: %pip install git+https://github.com/scverse-sagefm/sagefm
 import os
 from pathlib import Path
 

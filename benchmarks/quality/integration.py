@@ -1,4 +1,4 @@
-"""Does integration help behind the embedding? Harmony on `X_sagefm` and on PCA, and scVI, on the sections of two studies.
+"""Does integration help behind the embedding? Harmony on `X_sagefm` and on PCA, and scVI, on two studies.
 
     python benchmarks/quality/integration.py
 
