@@ -68,6 +68,7 @@ if os.environ.get("SAGEFM_DOCS_INTERSPHINX") == "1" or os.environ.get("READTHEDO
 html_theme = "sphinx_book_theme"
 html_title = project
 html_theme_options = {
+    "navbar_persistent": [],  # its search field is in the sidebar
     "path_to_docs": "docs",
     "repository_url": urls["Source"],
     "use_issues_button": True,

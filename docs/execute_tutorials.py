@@ -32,7 +32,8 @@ def execute(path: Path) -> None:
 
 def clean(cell: NotebookNode, number: int) -> None:
     """Drop what is not for readers, or differs between runs: logs, progress, random names of cells."""
-    cell.id, cell.metadata = f"cell-{number}", {}
+    cell.id = f"cell-{number}"
+    cell.metadata = {key: value for key, value in cell.metadata.items() if key == "tags"}
     if cell.cell_type == "code":
         cell.outputs = [output for output in cell.outputs if not is_log(output)]
         for output in cell.outputs:

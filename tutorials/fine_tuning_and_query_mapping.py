@@ -10,7 +10,7 @@
 # Visium, with six layers and white matter annotated by experts. They are neighbouring sections of one donor, so this
 # is the easiest case.
 
-# %%
+# %% tags=["hide-input"]
 # In Colab: %pip install git+https://github.com/scverse-sagefm/sagefm
 import os
 from pathlib import Path
@@ -62,6 +62,7 @@ def cortex(section):
     return adata
 
 
+# %%
 reference, query = cortex("151673"), cortex("151674")
 reference.shape, query.shape
 

@@ -8,11 +8,11 @@
 # 151674 of [Maynard et al. (2021)](https://doi.org/10.1038/s41593-020-00787-0): human dorsolateral prefrontal cortex
 # on Visium, in which experts annotated six layers and white matter.
 #
-# The cell below reads it from a folder, or else downloads it from the authors. To use your own section, replace its
-# last line by `adata = sc.read_h5ad("section.h5ad")`: raw counts in `X`, gene symbols in `var_names`, spot
+# A function reads it from a folder, or else downloads it from the authors. To use your own section, replace the line
+# that calls it by `adata = sc.read_h5ad("section.h5ad")`: raw counts in `X`, gene symbols in `var_names`, spot
 # coordinates in `obsm["spatial"]`.
 
-# %%
+# %% tags=["hide-input"]
 # In Colab: %pip install git+https://github.com/scverse-sagefm/sagefm
 import os
 from pathlib import Path
@@ -64,6 +64,7 @@ def cortex(section):
     return adata
 
 
+# %%
 adata = cortex("151674")
 adata
 
@@ -163,10 +164,12 @@ sq.pl.nhood_enrichment(adata, cluster_key="domain", figsize=(3, 3))
 # %% [markdown]
 # ## What next
 #
-# - [Recovering genes](recovering_genes.ipynb): masked, missing and denoised genes, and whether the model knows your
-#   tissue at all
-# - [Patients and annotation](patients_and_annotation.ipynb): several sections at once, and labels for one that has
-#   none
-# - [Fine tuning and query mapping](fine_tuning_and_query_mapping.ipynb): `model.train()` on your section, in a minute
+# - [Recovering genes](https://sagefm.readthedocs.io/en/latest/tutorials/recovering_genes.html): masked, missing and
+#   denoised genes, and whether the model knows your tissue at all
+# - [Patients and annotation](https://sagefm.readthedocs.io/en/latest/tutorials/patients_and_annotation.html): several
+#   sections at once, and labels for one that has none
+# - [Fine tuning and query
+#   mapping](https://sagefm.readthedocs.io/en/latest/tutorials/fine_tuning_and_query_mapping.html): `model.train()` on
+#   your section, in a minute
 # - Domains narrower than the neighbourhood, such as thin layers on coarse arrays, are lost in the smoothing:
 #   `smooth=0` turns it off.

@@ -13,7 +13,7 @@
 # whether or not one acts on the other, and nothing here proves an effect or its direction ([results and
 # limits](https://sagefm.readthedocs.io/en/latest/perturbation.html)).
 
-# %%
+# %% tags=["hide-input"]
 # In Colab: %pip install git+https://github.com/scverse-sagefm/sagefm
 # and, for the two resources: %pip install liana decoupler
 import os
@@ -62,6 +62,7 @@ def her2st(section):
     return adata
 
 
+# %%
 adata = her2st("F1")
 model = sagefm.SAGEFM.from_pretrained("human-mini", adata)
 
@@ -134,8 +135,8 @@ ax = sagefm.pl.effect_map(
 )
 
 # %% [markdown]
-# The model is close to linear, so the effect differs little between spots: such a map does not say where the pathway is
-# active. If it shows the domains and nothing else, the effect is probably that of the domain.
+# The model is close to linear, so the effect differs little between spots: such a map does not say where the pathway
+# is active. If it shows the domains and nothing else, the effect is probably that of the domain.
 #
 # ## Ligands and receptors
 #
@@ -187,8 +188,9 @@ ax = sagefm.pl.influence_bars(model.get_gene_influence("CD74"), n_genes=10)
 #
 # ## What could go wrong
 #
-# - A model that does not beat the mean of the neighbours in your section ([recovered genes](recovering_genes.ipynb))
-#   has nothing to say about perturbations in it.
+# - A model that does not beat the mean of the neighbours in your section ([recovered
+#   genes](https://sagefm.readthedocs.io/en/latest/tutorials/recovering_genes.html)) has nothing to say about
+#   perturbations in it.
 # - By default, levels reach from the lowest to the highest value in any spot, which may be an outlier:
 #   `levels={"percentile": [5, 95]}`.
 # - Sets of your own are a dict: `model.get_pathway_response({"my genes": [...]}, regulators={"my genes": "STAT1"})`.

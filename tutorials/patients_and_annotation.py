@@ -11,7 +11,7 @@
 # Sections A1 to D1 were among those that the packaged weights were trained on (without labels), E1 decided when to
 # stop, and F1 was never used: for the weights and for the classifier, F is a new patient.
 
-# %%
+# %% tags=["hide-input"]
 # In Colab: %pip install git+https://github.com/scverse-sagefm/sagefm
 import os
 from pathlib import Path
@@ -61,6 +61,7 @@ def her2st(section):
     return adata
 
 
+# %%
 sections = {
     name: her2st(name) for name in ("A1", "B1", "C1", "D1", "E1", "F1")
 }

@@ -9,7 +9,7 @@
 # al. (2021)](https://doi.org/10.1038/s41467-021-26271-2), a HER2-positive breast tumour on a legacy Spatial
 # Transcriptomics array. The packaged weights have not seen this patient.
 
-# %%
+# %% tags=["hide-input"]
 # In Colab: %pip install git+https://github.com/scverse-sagefm/sagefm
 import os
 from pathlib import Path
@@ -65,6 +65,7 @@ def logged(adata, depth=1e4):
     return sc.pp.log1p(adata, copy=True).to_df()
 
 
+# %%
 adata = her2st("F1")
 model = sagefm.SAGEFM.from_pretrained("human-mini", adata)
 print(
