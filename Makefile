@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check -c constrain
 TORCH := $(shell grep '^torch==' constraints.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: bench clean coverage demo docs help lint linkcheck test
+.PHONY: bench clean coverage demo docs help lint linkcheck test tutorials
 
 demo: $(VENV)/.installed ## train on a small simulated tissue and show what comes out
 	@echo "==> sagefm demo"
@@ -34,6 +34,10 @@ lint: $(VENV)/.installed-dev ## check style, types and the direction of imports
 docs: $(VENV)/.installed-docs ## build the documentation, tutorials included, in docs/_build/html
 	@echo "==> sphinx-build"
 	@$(BIN)/sphinx-build -q -W --keep-going -b html docs docs/_build/html
+
+tutorials: $(VENV)/.installed-docs ## execute the tutorials on real sections (SAGEFM_DATA) and store their outputs
+	@echo "==> docs/execute_tutorials.py"
+	@OMP_NUM_THREADS=1 $(BIN)/python docs/execute_tutorials.py
 
 linkcheck: $(VENV)/.installed-docs ## ask for every link of the documentation; this needs the network
 	@echo "==> sphinx-build -b linkcheck"

@@ -31,9 +31,11 @@ autodoc_typehints_description_target = "documented"
 napoleon_google_docstring = False
 napoleon_use_rtype = False
 
-# Pages and tutorials: every tutorial is run, and one that fails stops the build.
+# Pages and tutorials: those in text are run, and one that fails stops the build. Notebooks come with their outputs,
+# since they need real sections: `make tutorials` runs them.
 myst_enable_extensions = ["colon_fence", "dollarmath"]
 nb_execution_mode = "force"
+nb_execution_excludepatterns = ["*.ipynb"]
 nb_execution_raise_on_error = True
 nb_execution_timeout = 600
 nb_merge_streams = True
@@ -66,6 +68,7 @@ if os.environ.get("SAGEFM_DOCS_INTERSPHINX") == "1" or os.environ.get("READTHEDO
 html_theme = "sphinx_book_theme"
 html_title = project
 html_theme_options = {
+    "navbar_persistent": [],  # its search field is in the sidebar
     "path_to_docs": "docs",
     "repository_url": urls["Source"],
     "use_issues_button": True,

@@ -1,23 +1,35 @@
-"""Draw the figure of the start page and of the README: `python docs/overview.py` writes docs/images/overview.png."""
+"""Draw the figure of the start page and of the README: `python docs/overview.py` writes docs/images/overview.png.
 
+It needs section 151674 of human cortex (Maynard et al. 2021) in the folder `SAGEFM_DATA`, `../shared/data` by default.
+"""
+
+import os
 from pathlib import Path
 
 import matplotlib.pyplot as plt
-import scvi
+import scanpy as sc
 
 import sagefm
 
-scvi.settings.seed = 0
-adata = sagefm.datasets.simulated_tissue(seed=0)
-sagefm.SAGEFM.setup_anndata(adata)
-model = sagefm.SAGEFM(adata)
-model.train(accelerator="cpu", enable_progress_bar=False)
-model.get_latent_representation()
-sagefm.tl.domains(adata, 8)
-recovery = model.get_masked_recovery()
+GENE = "PCP4"  # of layer 5
+DATA = Path(os.environ.get("SAGEFM_DATA", "../shared/data"))
+TITLES = {
+    "annotation": "annotated by experts",
+    "domain": "domains of sagefm",
+    "measured": f"{GENE}, measured",
+    "recovered": f"{GENE}, masked and recovered",
+}
 
-figure, axes = plt.subplots(1, 3, figsize=(13, 3.8), layout="constrained", width_ratios=[1.1, 1.1, 1])
-adata.obs["truth"], adata.obs["domains of SAGEFM"] = adata.obs["annotation"], adata.obs["domain"]
-sagefm.pl.domains(adata, ["truth", "domains of SAGEFM"], axes=axes[:2])
-sagefm.pl.recovery(recovery, ax=axes[2])
+adata = sc.read_h5ad(DATA / "sections" / "dlpfc_maynard2021__151674.h5ad")
+model = sagefm.SAGEFM.from_pretrained("human-mini", adata)
+model.get_latent_representation()
+sagefm.tl.domains(adata, 7)
+logged = sc.pp.log1p(sc.pp.normalize_total(adata, target_sum=model.target_depth, copy=True), copy=True)
+adata.obs["measured"] = logged[:, GENE].to_df()[GENE]
+adata.obs["recovered"] = model.impute_masked(genes=[GENE])[GENE]
+
+figure, axes = plt.subplots(1, 4, figsize=(15, 3.4), layout="constrained")
+sagefm.pl.domains(adata, list(TITLES), axes=axes)
+for ax, title in zip(axes, TITLES.values(), strict=True):
+    ax.set_title(title)
 figure.savefig(Path(__file__).parent / "images" / "overview.png", dpi=90, bbox_inches="tight")

@@ -15,6 +15,8 @@ import pytest
 import scanpy as sc
 import squidpy as sq
 import torch
+from spatialdata import SpatialData
+from spatialdata.models import ShapesModel, TableModel
 
 import sagefm
 from sagefm.weights import packaged_weights, read_card
@@ -57,6 +59,7 @@ def write_files(names: dict[str, Any]) -> None:
     names["model"].save_pretrained("weights")
     write_sections()
     write_embedded()
+    write_spatialdata(names["human"])
     write_checkpoint([*names["adata"].var_names, "CD3E", "MS4A1"], widths=(32, 16, 16, 16, 32))
 
 
@@ -82,6 +85,16 @@ def write_embedded() -> None:
     adata.obs["patient"] = adata.obs["sample"].astype(str)
     adata.obs.loc[adata.obs_names[::3], "annotation"] = np.nan
     adata.write_h5ad("embedded.h5ad")
+
+
+def write_spatialdata(adata: ad.AnnData) -> None:
+    """Write `sample.zarr`, in which the coordinates are in the shapes, in another order than in the table."""
+    table = ad.AnnData(adata.X, var=adata.var[[]])
+    table.obs["region"], table.obs["spot"] = "spots", np.arange(adata.n_obs)
+    table = TableModel.parse(table, region="spots", region_key="region", instance_key="spot")
+    backwards = np.arange(adata.n_obs)[::-1]
+    spots = ShapesModel.parse(adata.obsm["spatial"][::-1], geometry=0, radius=20, index=backwards)
+    SpatialData(shapes={"spots": spots}, tables={"table": table}).write("sample.zarr")
 
 
 def write_checkpoint(genes: list[str], widths: tuple[int, ...]) -> None:
@@ -119,6 +132,19 @@ def test_code_runs(document, names, tmp_path, monkeypatch):
 def test_only_these_blocks_are_not_run():
     reasons = {document: sum(bool(reason) for reason, _, _ in BLOCK.findall(PAGES[document])) for document in DOCUMENTS}
     assert {document: number for document, number in reasons.items() if number} == NOT_RUN
+
+
+@pytest.mark.parametrize("page", sorted([*PAGES, *(path.as_posix() for path in ROOT.glob("tutorials/*.py"))]))
+def test_code_is_not_wider_than_the_page(page):
+    """Lines of more than 75 characters are cut off at the edge of the column."""
+    text = PAGES.get(page) or Path(page).read_text()
+    blocks = (
+        re.findall(r"^```(?:python|bash|text|\{code-cell\})[^\n]*\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
+        if page in PAGES
+        else [text]
+    )
+    lines = [line for block in blocks for line in block.splitlines() if page in PAGES or not line.startswith("# ")]
+    assert not [line for line in lines if len(line) > 75]
 
 
 @pytest.mark.parametrize("document", sorted(PAGES))

@@ -69,7 +69,7 @@ def interval(values: pd.Series) -> tuple[float, float, float]:
 
 
 def _cell(values: pd.Series, sign: str = "") -> str:
-    return "{:{sign}.3f} [{:{sign}.3f}, {:{sign}.3f}]".format(*interval(values), sign=sign)
+    return "{:{sign}.2f} [{:{sign}.2f}, {:{sign}.2f}]".format(*interval(values), sign=sign)
 
 
 def by_net(scores: pd.DataFrame, column: str = "auroc") -> dict[str, pd.DataFrame]:
@@ -118,7 +118,7 @@ def by_section(scores: pd.DataFrame) -> pd.DataFrame:
     table = scores.pivot_table(index="section", columns="method", values="auroc", sort=False)
     table = (
         table[[name for name in METHODS if name in table]]
-        .map(lambda value: "" if np.isnan(value) else f"{value:.3f}")
+        .map(lambda value: "" if np.isnan(value) else f"{value:.2f}")
         .rename(columns=METHODS)
     )
     inside = scores.groupby("section")["in_corpus"].first()
@@ -154,10 +154,11 @@ def _draw_place(ax: Axes, means: dict[str, pd.DataFrame]) -> None:
 
 
 def _with_table(text: str, name: str, table: pd.DataFrame) -> str:
-    """Insert a table between its markers in the text."""
+    """Insert a table between its markers in the text, in a box that the reader unfolds."""
     place = re.compile(rf"(<!-- begin {name} -->\n).*?(<!-- end {name} -->)", flags=re.S)
     if not place.search(text):
         sys.exit(f"The document has no place for the table {name!r}.")
     lines = [list(table.columns), ["---"] * table.shape[1], *table.astype(str).to_numpy().tolist()]
-    drawn = "\n".join("| " + " | ".join(line) + " |" for line in lines) if len(table) else "Not measured yet."
+    rows = ["| " + " | ".join(line) + " |" for line in lines] if len(table) else ["Not measured yet."]
+    drawn = "\n".join([":::{dropdown} Table", "", *rows, ":::"])
     return place.sub(lambda found: f"{found[1]}{drawn}\n{found[2]}", text)

@@ -26,6 +26,8 @@ from _differences import (
     sections_higher,
 )
 from _protocol import HERE, METHODS, PROTOCOL
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 PCA_DOMAINS = "pca_domains"  # the row of PCA with the default of `tl.domains`
 OURS = ("sagefm", "sagefm_pretrained", "sagefm_finetuned")
@@ -43,6 +45,12 @@ ROWS = {
 }
 BOLD = {name: f"**{ROWS[name]}**" for name in OURS}
 SHOWN = ["pca", "banksy", "cellcharter", "mofa_neighbors", "sagefm"]  # methods in the table of single sections
+ANNOTATED = {
+    "breast": "breast cancer, six patients",
+    "cortex": "cortex, two sections",
+    "heart": "developing heart, six sections",
+}
+RECOVERED = {"breast": "breast cancer, another patient", "cortex": "cortex, the next section"}
 plt.rcParams["svg.hashsalt"] = "sagefm"  # the same figure gives the same file
 
 
@@ -53,8 +61,9 @@ def main(results: Path, document: Path) -> None:
         scores = results / f"{task}.csv"
         text = with_table(text, name, markdown(make(pd.read_csv(scores))) if scores.exists() else "Not measured yet.")
     document.write_text(text)
-    if (results / "domains.csv").exists():
-        draw_differences(pd.read_csv(results / "domains.csv"), document.parent / "figures" / "benchmarks_domains.svg")
+    for task, draw in FIGURES.items():
+        if (results / f"{task}.csv").exists():
+            draw(pd.read_csv(results / f"{task}.csv"), document.parent / "figures" / f"benchmarks_{task}.svg")
 
 
 def with_table(text: str, name: str, table: str) -> str:
@@ -159,7 +168,7 @@ def annotation(scores: pd.DataFrame, dataset: str) -> pd.DataFrame:
 
     def column(scale_by: str, with_neighbors: bool) -> pd.Series:
         kept = spots[(spots["scale_by"] == scale_by) & (spots["with_neighbors"] == with_neighbors)]
-        return wide(kept, ["accuracy", "balanced_accuracy", "macro_f1"], digits=2).agg(" / ".join, axis=1)
+        return wide(kept, ["accuracy", "balanced_accuracy", "macro_f1"]).agg(" / ".join, axis=1)
 
     table = pd.DataFrame(
         {
@@ -169,15 +178,15 @@ def annotation(scores: pd.DataFrame, dataset: str) -> pd.DataFrame:
             "with its neighbours, scaled": column("sample", with_neighbors=True),
         }
     )
-    table.loc["majority", "the spot"] = wide(spots, ["majority_accuracy"], digits=2).iloc[0, 0]
+    table.loc["majority", "the spot"] = wide(spots, ["majority_accuracy"]).iloc[0, 0]
     return labelled(table.join(costs(rows), how="outer"), notes(rows))
 
 
 def regions(scores: pd.DataFrame) -> pd.DataFrame:
     """Return one row per method: scores on pooled regions."""
     kept = scores[scores["statistics"].eq("mean") & scores["scale_by"].eq("sample")]
-    table = wide(kept, ["accuracy", "balanced_accuracy", "macro_f1"], digits=2)
-    table.loc["majority", "accuracy"] = wide(kept, ["majority_accuracy"], digits=2).iloc[0, 0]
+    table = wide(kept, ["accuracy", "balanced_accuracy", "macro_f1"])
+    table.loc["majority", "accuracy"] = wide(kept, ["majority_accuracy"]).iloc[0, 0]
     table.columns = ["accuracy", "balanced accuracy", "macro-F1"]
     return labelled(table, notes(scores))
 
@@ -185,7 +194,7 @@ def regions(scores: pd.DataFrame) -> pd.DataFrame:
 def mixing(scores: pd.DataFrame, dataset: str) -> pd.DataFrame:
     """Return one row per method: summary scores of scib-metrics, with features scaled within sections."""
     kept = scores[scores["dataset"].eq(dataset) & scores["scale_by"].eq("sample")]
-    return labelled(wide(kept, ["Batch correction", "Bio conservation", "Total"], digits=2), notes(scores))
+    return labelled(wide(kept, ["Batch correction", "Bio conservation", "Total"]), notes(scores))
 
 
 def recovery(scores: pd.DataFrame, split: str) -> pd.DataFrame:
@@ -198,7 +207,7 @@ def recovery(scores: pd.DataFrame, split: str) -> pd.DataFrame:
     share = (means["top500_r"] / means["top500_r_max"].fillna(ceiling)).map(_percent)
     table.insert(1, "share of the ceiling", share)
     table["share of the 500, q < 0.05"] = means["top500_share_q05"].map(_percent)
-    table.loc["ceiling", "r, 500 most expressed"] = f"{ceiling:.3f}"
+    table.loc["ceiling", "r, 500 most expressed"] = f"{ceiling:.2f}"
     return labelled(table.join(costs(scores)), notes(scores))
 
 
@@ -214,10 +223,10 @@ def _percent(share: float) -> str:
     return "" if np.isnan(share) else f"{share:.0%}"
 
 
-def wide(scores: pd.DataFrame, metrics: list[str], digits: int = 3) -> pd.DataFrame:
+def wide(scores: pd.DataFrame, metrics: list[str]) -> pd.DataFrame:
     """Return a table of methods by metrics: means over seeds, as text."""
     means = scores.groupby(["method", "metric"])["value"].mean().unstack()
-    return means.reindex(columns=metrics).map(lambda value: "" if np.isnan(value) else f"{value:.{digits}f}")
+    return means.reindex(columns=metrics).map(lambda value: "" if np.isnan(value) else f"{value:.2f}")
 
 
 def costs(scores: pd.DataFrame) -> pd.DataFrame:
@@ -242,12 +251,12 @@ def labelled(table: pd.DataFrame, why: pd.Series) -> pd.DataFrame:
 
 
 def markdown(table: pd.DataFrame) -> str:
-    """Return a table as Markdown, followed by its notes."""
+    """Return a table as Markdown, followed by its notes, in a box that the reader unfolds."""
     lines = [list(table.columns), ["---"] * table.shape[1], *table.astype(str).to_numpy().tolist()]
     rows = ["| " + " | ".join(cell.replace("|", "/") for cell in line) + " |" for line in lines]
     if reasons := table.attrs.get("notes"):
         rows += ["", "No result on some or all sections:", "", *(f"- {reason}" for reason in reasons)]
-    return "\n".join(rows)
+    return "\n".join([":::{dropdown} Table", "", *rows, ":::"])
 
 
 def ablations(scores: pd.DataFrame) -> pd.DataFrame:
@@ -317,6 +326,63 @@ TABLES: dict[str, tuple[str, Callable[[pd.DataFrame], pd.DataFrame]]] = {
 # Figures --------------------------------------------------------------------------------------------------------------
 
 
+FEATURES = {  # scaled within sections, with the mean over the neighbours: look, label
+    (False, False): ("#56B4E9", "o", "the spot"),
+    (True, False): ("#56B4E9", "D", "the spot, scaled"),
+    (False, True): ("#0072B2", "o", "with its neighbours"),
+    (True, True): ("#0072B2", "D", "with its neighbours, scaled"),
+}
+
+
+def draw_annotation(scores: pd.DataFrame, path: Path) -> None:
+    """Plot the balanced accuracy of each method, one panel per data set, one mark per set of features."""
+    kept = scores.query("labels != 'all' and average == 'spots' and metric == 'balanced_accuracy'")
+    means = kept.groupby(["dataset", kept["scale_by"] == "sample", "with_neighbors", "method"])["value"].mean()
+    figure, panels = _dot_panels([name for name in ROWS if name in means.index.unique("method")], ANNOTATED)
+    for panel, dataset in zip(panels, ANNOTATED, strict=True):
+        for features, (color, marker, label) in FEATURES.items():
+            values = means[dataset][features]
+            panel.plot(values, values.index.map(ROWS), marker, color=color, markersize=5, label=label)
+    _legend(figure, panels[0], "balanced accuracy", n_columns=4)
+    _save(figure, path)
+
+
+def draw_recovery(scores: pd.DataFrame, path: Path) -> None:
+    """Plot the recovery of masked genes by each method, one panel per data set, with the noise ceiling."""
+    means = scores.groupby(["dataset", "metric", "method"])["value"].mean()
+    figure, panels = _dot_panels([name for name in ROWS if name in means.index.unique("method")], RECOVERED)
+    for panel, dataset in zip(panels, RECOVERED, strict=True):
+        values = means[dataset]["top500_r"]
+        panel.plot(values, values.index.map(ROWS), "o", color="#0072B2", label="mean r, 500 most expressed genes")
+        panel.axvline(means[dataset]["top500_r_max"].mean(), color="#D55E00", linestyle="--", label="noise ceiling")
+        panel.axvline(0, color="0.3", linewidth=0.8)
+    _legend(figure, panels[0], "correlation of predicted and measured expression", n_columns=2)
+    _save(figure, path)
+
+
+def _dot_panels(methods: list[str], titles: dict[str, str]) -> tuple[Figure, np.ndarray]:
+    """Return panels that share an axis of methods, in the order of the tables from the top."""
+    size = (10, 0.3 * len(methods) + 1.3)
+    figure, panels = plt.subplots(1, len(titles), figsize=size, sharey=True, layout="constrained")
+    for panel, title in zip(panels, titles.values(), strict=True):
+        panel.plot(np.full(len(methods), np.nan), [ROWS[name] for name in methods[::-1]])  # fixes the order
+        panel.grid(color="0.5", alpha=0.3)
+        panel.set_title(title, fontsize=9)
+    return figure, panels
+
+
+def _legend(figure: Figure, panel: Axes, label: str, n_columns: int) -> None:
+    figure.supxlabel(label, fontsize=9)
+    handles, labels = panel.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=n_columns, fontsize=9, frameon=False)
+
+
+def _save(figure: Figure, path: Path) -> None:
+    path.parent.mkdir(exist_ok=True)
+    figure.savefig(path, bbox_inches="tight", metadata={"Date": None})  # white: text is black on dark pages, too
+    plt.close(figure)
+
+
 def draw_differences(scores: pd.DataFrame, path: Path) -> None:
     """Plot the mean differences between sagefm and each method with their intervals, one panel per group."""
     looks = {
@@ -342,8 +408,10 @@ def draw_differences(scores: pd.DataFrame, path: Path) -> None:
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="upper center", ncols=2, fontsize=9, bbox_to_anchor=(0.5, 1.04), frameon=False)
     figure.tight_layout()
-    path.parent.mkdir(exist_ok=True)
-    figure.savefig(path, bbox_inches="tight", metadata={"Date": None})  # white: text is black on dark pages, too
+    _save(figure, path)
+
+
+FIGURES = {"domains": draw_differences, "annotation": draw_annotation, "recovery": draw_recovery}
 
 
 if __name__ == "__main__":
