@@ -7,11 +7,11 @@ import pandas as pd
 from _protocol import PROTOCOL
 from scipy.stats import bootstrap
 
-REFERENCE = "sagefm"
+REFERENCE, DEFAULT = "sagefm", "auto"  # the method that others are compared with, and its `smooth`
 CONFIDENCE, N_RESAMPLES, SEED = 0.95, 9999, 0
 MIN_SECTIONS = 4  # fewer sections get no interval
 SECTIONS = list(PROTOCOL["domains"]["datasets"])
-CORTEX, CELLS, NEW = (PROTOCOL["domains"]["groups"][name] for name in ("cortex", "single_cells", "new"))
+CORTEX, CELLS = (PROTOCOL["domains"]["groups"][name] for name in ("cortex", "single_cells"))
 OTHERS = [name for name in SECTIONS if name not in CORTEX + CELLS]
 GROUPS = {"all": SECTIONS, "cortex, Visium": CORTEX, "other tissue, legacy ST": OTHERS, "single cells": CELLS}
 
@@ -33,10 +33,10 @@ class Difference(NamedTuple):
         return text if self.low <= 0 <= self.high else f"**{text}**"
 
 
-def by_section(scores: pd.DataFrame, smooth: int) -> pd.DataFrame:
+def by_section(scores: pd.DataFrame, smooth: str) -> pd.DataFrame:
     """Return the ARI of the Gaussian mixture as a table of sections by methods: means over all seeds.
 
-    `smooth` is that of `tl.domains`. Methods that return domains themselves are part of the table for `smooth=0`.
+    `smooth` is that of `tl.domains`. Methods that return domains themselves are part of the table for `smooth="0"`.
     """
     kept = scores[scores["metric"].eq("ARI") & scores["smooth"].eq(smooth)]
     kept = kept[kept["clustering"].isin(["gmm", "its own"])]
@@ -44,10 +44,10 @@ def by_section(scores: pd.DataFrame, smooth: int) -> pd.DataFrame:
     return by_seed.groupby(["dataset", "method"]).mean().unstack()
 
 
-def paired(scores: pd.DataFrame, smooth: int) -> pd.DataFrame:
+def paired(scores: pd.DataFrame, smooth: str) -> pd.DataFrame:
     """Return the ARI of sagefm with the default of `tl.domains` minus that of each method, sections by methods."""
-    ours = by_section(scores, smooth=1)[REFERENCE]
-    return by_section(scores, smooth).rsub(ours, axis=0)
+    ours, others = by_section(scores, DEFAULT)[REFERENCE], by_section(scores, smooth)
+    return (others.drop(columns=REFERENCE) if smooth == DEFAULT else others).rsub(ours, axis=0)
 
 
 def mean_difference(values: pd.Series) -> Difference:

@@ -14,14 +14,12 @@ import pandas as pd
 from _differences import (
     CELLS,
     CORTEX,
+    DEFAULT,
     GROUPS,
-    NEW,
     OTHERS,
-    REFERENCE,
     SECTIONS,
     by_group,
     by_section,
-    mean_difference,
     paired,
     sections_higher,
 )
@@ -29,7 +27,6 @@ from _protocol import HERE, METHODS, PROTOCOL
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-PCA_DOMAINS = "pca_domains"  # the row of PCA with the default of `tl.domains`
 OURS = ("sagefm", "sagefm_pretrained", "sagefm_finetuned")
 LABELS = {name: entry["label"] for name, entry in METHODS.items()}
 ROWS = {
@@ -37,14 +34,21 @@ ROWS = {
     "neighbors": "Mean of the neighbours",
     "regression": "Ridge regression on components",
     "section_regression": "The same, of the section itself",
-    "pca": LABELS["pca"],
-    PCA_DOMAINS: "PCA and `tl.domains`",
     **LABELS,
     **{f"{name}_alone": f"{LABELS[name]}, not fitted" for name in OURS},
     "ceiling": "Noise ceiling",
 }
 BOLD = {name: f"**{ROWS[name]}**" for name in OURS}
-SHOWN = ["pca", "banksy", "cellcharter", "mofa_neighbors", "sagefm"]  # methods in the table of single sections
+# Columns of the table of single sections: how the method is clustered, and which method.
+SHOWN = {
+    "sagefm": (DEFAULT, "sagefm"),
+    "PCA": (DEFAULT, "pca"),
+    "sagefm, averaged": ("1", "sagefm"),
+    "PCA of the smoothed counts, as given": ("0", "smoothed_pca"),
+    "BANKSY, lambda 0.2, averaged": ("1", "banksy"),
+    "CellCharter, averaged": ("1", "cellcharter"),
+    "MOFA with a neighbour view, averaged": ("1", "mofa_neighbors"),
+}
 ANNOTATED = {
     "breast": "breast cancer, six patients",
     "cortex": "cortex, two sections",
@@ -59,11 +63,16 @@ def main(results: Path, document: Path) -> None:
     text = document.read_text()
     for name, (task, make) in TABLES.items():
         scores = results / f"{task}.csv"
-        text = with_table(text, name, markdown(make(pd.read_csv(scores))) if scores.exists() else "Not measured yet.")
+        text = with_table(text, name, markdown(make(read(scores))) if scores.exists() else "Not measured yet.")
     document.write_text(text)
     for task, draw in FIGURES.items():
         if (results / f"{task}.csv").exists():
-            draw(pd.read_csv(results / f"{task}.csv"), document.parent / "figures" / f"benchmarks_{task}.svg")
+            draw(read(results / f"{task}.csv"), document.parent / "figures" / f"benchmarks_{task}.svg")
+
+
+def read(path: Path) -> pd.DataFrame:
+    """Return the scores of a task; in those of domains, `smooth` is text."""
+    return pd.read_csv(path, dtype={"smooth": str})
 
 
 def with_table(text: str, name: str, table: str) -> str:
@@ -77,46 +86,33 @@ def with_table(text: str, name: str, table: str) -> str:
 # Tables ---------------------------------------------------------------------------------------------------------------
 
 
-def differences(scores: pd.DataFrame, smooth: int) -> pd.DataFrame:
+def differences(scores: pd.DataFrame, smooth: str) -> pd.DataFrame:
     """Return one row per method: by how much the ARI of sagefm is higher, as a mean over sections with its interval."""
-    found = _paired(scores, smooth)
+    found = paired(scores, smooth)
     table = pd.DataFrame({group: pd.Series(row).map(str) for group, row in by_group(found).items()})
     table.insert(1, "sagefm higher in", sections_higher(found))
     return labelled(table, pd.Series(dtype=object))
 
 
-def differences_new(scores: pd.DataFrame) -> pd.DataFrame:
-    """Return the same for the sections that the defaults of sagefm were not chosen on."""
-    columns = {}
-    for smooth, title in {1: "with `tl.domains`", 0: "as given"}.items():
-        found = _paired(scores, smooth).reindex(NEW).dropna(axis=1, how="all")
-        columns[title] = found.apply(lambda values: str(mean_difference(values)))
-        columns[f"sagefm higher in{' ' * (1 - smooth)}"] = sections_higher(found)
-    return labelled(pd.DataFrame(columns), pd.Series(dtype=object))
-
-
-def _paired(scores: pd.DataFrame, smooth: int) -> pd.DataFrame:
-    """Return paired differences with PCA in two rows: with `tl.domains`, and as given."""
-    averaged, found = paired(scores, smooth=1)["pca"], paired(scores, smooth).drop(columns=REFERENCE)
-    return (found.drop(columns="pca") if smooth else found).assign(**{PCA_DOMAINS: averaged}).dropna(axis=1, how="all")
-
-
 def domains(scores: pd.DataFrame, sections: list[str]) -> pd.DataFrame:
     """Return one row per method: mean scores over sections, and their spread over seeds."""
     scores = scores[scores["dataset"].isin(sections)]
-    mixture = scores[scores["clustering"].isin(["gmm", "its own"])]
-    averaged = scores[scores["smooth"] == 1]
+
+    def column(smooth: str, clustering: str, metric: str = "ARI") -> pd.Series:
+        kept = scores["smooth"].eq(smooth) & scores["clustering"].isin([clustering, "its own"])
+        return _seeds(scores[kept], metric, len(sections))
+
     table = pd.DataFrame(
         {
-            "ARI, as given": _seeds(mixture[mixture["smooth"] == 0], "ARI", len(sections)),
-            "ARI, averaged": _seeds(averaged[averaged["clustering"] == "gmm"], "ARI", len(sections)),
-            "of subsamples": _seeds(averaged[averaged["clustering"] == "gmm_subsample"], "ARI", len(sections)),
-            "by Leiden": _seeds(averaged[averaged["clustering"] == "leiden"], "ARI", len(sections)),
-            "NMI, averaged": _seeds(averaged[averaged["clustering"] == "gmm"], "NMI", len(sections)),
+            "ARI": column(DEFAULT, "gmm"),
+            "of subsamples": column(DEFAULT, "gmm_subsample"),
+            "averaged": column("1", "gmm"),
+            "of subsamples ": column("1", "gmm_subsample"),
+            "by Leiden": column("1", "leiden"),
+            "as given": column("0", "gmm"),
+            "NMI": column(DEFAULT, "gmm", "NMI"),
         }
     )
-    table.loc[PCA_DOMAINS] = table.loc["pca"].where(table.columns != "ARI, as given")
-    table.loc["pca", table.columns != "ARI, as given"] = np.nan
     return labelled(table, notes(scores))
 
 
@@ -134,13 +130,13 @@ def _seeds(rows: pd.DataFrame, metric: str, n_sections: int) -> pd.Series:
 
 
 def sections(scores: pd.DataFrame) -> pd.DataFrame:
-    """Return one row per section: the ARI of some methods, each with the default of `tl.domains`."""
-    table = (
-        by_section(scores, smooth=1)
-        .reindex(index=SECTIONS, columns=SHOWN)
-        .map(lambda value: "" if np.isnan(value) else f"{value:.2f}")
-    )
-    return table.rename(columns=ROWS | {"pca": ROWS[PCA_DOMAINS]}).rename_axis("").reset_index()
+    """Return one row per section: the ARI of some methods."""
+    table = pd.DataFrame({label: by_section(scores, smooth).get(method) for label, (smooth, method) in SHOWN.items()})
+    return table.reindex(SECTIONS).map(_two_digits).rename_axis("").reset_index()
+
+
+def _two_digits(value: float) -> str:
+    return "" if np.isnan(value) else f"{value:.2f}"
 
 
 def cost(scores: pd.DataFrame) -> pd.DataFrame:
@@ -226,7 +222,7 @@ def _percent(share: float) -> str:
 def wide(scores: pd.DataFrame, metrics: list[str]) -> pd.DataFrame:
     """Return a table of methods by metrics: means over seeds, as text."""
     means = scores.groupby(["method", "metric"])["value"].mean().unstack()
-    return means.reindex(columns=metrics).map(lambda value: "" if np.isnan(value) else f"{value:.2f}")
+    return means.reindex(columns=metrics).map(_two_digits)
 
 
 def costs(scores: pd.DataFrame) -> pd.DataFrame:
@@ -300,9 +296,9 @@ def _variants(scores: pd.DataFrame, columns: dict[str, pd.Series]) -> pd.DataFra
 
 
 TABLES: dict[str, tuple[str, Callable[[pd.DataFrame], pd.DataFrame]]] = {
-    "differences": ("domains", lambda scores: differences(scores, smooth=1)),
-    "differences_given": ("domains", lambda scores: differences(scores, smooth=0)),
-    "differences_new": ("domains", differences_new),
+    "differences": ("domains", lambda scores: differences(scores, DEFAULT)),
+    "differences_averaged": ("domains", lambda scores: differences(scores, "1")),
+    "differences_given": ("domains", lambda scores: differences(scores, "0")),
     "domains_cortex": ("domains", lambda scores: domains(scores, CORTEX)),
     "domains_others": ("domains", lambda scores: domains(scores, OTHERS)),
     "domains_cells": ("domains", lambda scores: domains(scores, CELLS)),
@@ -386,15 +382,16 @@ def _save(figure: Figure, path: Path) -> None:
 def draw_differences(scores: pd.DataFrame, path: Path) -> None:
     """Plot the mean differences between sagefm and each method with their intervals, one panel per group."""
     looks = {
-        1: ("#0072B2", "with the default of tl.domains"),
-        0: ("#D55E00", "the representation as given, not averaged"),
+        DEFAULT: ("#009E73", "with the default of tl.domains"),
+        "1": ("#0072B2", "averaged over the neighbours once"),
+        "0": ("#D55E00", "as given"),
     }
-    found = {smooth: by_group(paired(scores, smooth).drop(columns=REFERENCE)) for smooth in looks}
-    order = [name for name in ROWS if name in found[0]["all"]][::-1]
+    found = {smooth: by_group(paired(scores, smooth)) for smooth in looks}
+    order = [name for name in ROWS if name in found["0"]["all"]][::-1]
     figure, panels = plt.subplots(1, len(GROUPS), figsize=(11, 0.36 * len(order) + 1.3), sharey=True)
     for panel, (group, names) in zip(panels, GROUPS.items(), strict=True):
-        for smooth, (color, label) in looks.items():
-            place = {name: number + 0.3 * smooth - 0.15 for number, name in enumerate(order)}
+        for shift, (smooth, (color, label)) in zip((0.25, 0, -0.25), looks.items(), strict=True):
+            place = {name: number + shift for number, name in enumerate(order)}
             for name, (mean, low, high, _) in found[smooth][group].items():
                 panel.plot([low, high], [place[name]] * 2, color=color, linewidth=1.5)
                 face = "white" if np.isnan(low) else color  # too few sections for an interval
@@ -406,7 +403,7 @@ def draw_differences(scores: pd.DataFrame, path: Path) -> None:
     panels[0].set(yticks=range(len(order)), yticklabels=[ROWS[name] for name in order])
     figure.supxlabel("ARI of sagefm minus ARI of the method (right of zero: sagefm is higher)", fontsize=9)
     handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="upper center", ncols=2, fontsize=9, bbox_to_anchor=(0.5, 1.04), frameon=False)
+    figure.legend(handles, labels, loc="upper center", ncols=3, fontsize=9, bbox_to_anchor=(0.5, 1.04), frameon=False)
     figure.tight_layout()
     _save(figure, path)
 

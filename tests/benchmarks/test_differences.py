@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks" / "quality"))
 from _differences import MIN_SECTIONS, by_group, mean_difference, paired
 
 
-def scores(*rows: tuple[str, str, int, float]) -> pd.DataFrame:
+def scores(*rows: tuple[str, str, str, float]) -> pd.DataFrame:
     """Return rows of domains.csv, one for each (section, method, smooth, ARI)."""
     table = pd.DataFrame(rows, columns=["dataset", "method", "smooth", "value"])
     return table.assign(seed=0, clustering="gmm", metric="ARI")
@@ -21,20 +21,28 @@ def scores(*rows: tuple[str, str, int, float]) -> pd.DataFrame:
 def test_a_section_is_compared_with_itself():
     """The sections a method has no score of are left out, and sagefm is always clustered by its default."""
     table = scores(
-        ("heart_4", "sagefm", 0, 0.9),
-        ("heart_4", "sagefm", 1, 0.5),
-        ("heart_4", "pca", 0, 0.1),
-        ("heart_4", "pca", 1, 0.2),
-        ("heart_5", "sagefm", 1, 0.3),
+        ("heart_4", "sagefm", "0", 0.9),
+        ("heart_4", "sagefm", "auto", 0.5),
+        ("heart_4", "pca", "0", 0.1),
+        ("heart_4", "pca", "auto", 0.2),
+        ("heart_5", "sagefm", "auto", 0.3),
     )
-    assert paired(table, smooth=1)["pca"].dropna().to_dict() == pytest.approx({"heart_4": 0.3})
-    assert paired(table, smooth=0)["pca"].dropna().to_dict() == pytest.approx({"heart_4": 0.4})
+    assert paired(table, "auto")["pca"].dropna().to_dict() == pytest.approx({"heart_4": 0.3})
+    assert paired(table, "0")["pca"].dropna().to_dict() == pytest.approx({"heart_4": 0.4})
+
+
+def test_other_smoothing_of_sagefm_is_a_method_of_its_own():
+    table = scores(("heart_4", "sagefm", "1", 0.4), ("heart_4", "sagefm", "auto", 0.5))
+    assert paired(table, "1")["sagefm"].to_dict() == pytest.approx({"heart_4": 0.1})
+    assert "sagefm" not in paired(table, "auto")
 
 
 def test_seeds_are_averaged_within_a_section():
-    table = pd.concat([scores(("heart_4", "sagefm", 1, value)).assign(seed=value > 0.5) for value in (0.2, 0.4, 0.9)])
-    table = pd.concat([table, scores(("heart_4", "pca", 1, 0.5))])
-    assert paired(table, smooth=1).loc["heart_4", "pca"] == pytest.approx((0.3 + 0.9) / 2 - 0.5)
+    table = pd.concat(
+        [scores(("heart_4", "sagefm", "auto", value)).assign(seed=value > 0.5) for value in (0.2, 0.4, 0.9)]
+    )
+    table = pd.concat([table, scores(("heart_4", "pca", "auto", 0.5))])
+    assert paired(table, "auto").loc["heart_4", "pca"] == pytest.approx((0.3 + 0.9) / 2 - 0.5)
 
 
 def test_interval_of_normal_differences_is_about_two_standard_errors():
@@ -57,7 +65,7 @@ def test_few_sections_have_a_mean_and_no_interval():
 
 
 def test_groups_share_no_section_and_cover_all():
-    differences = paired(scores(("heart_4", "sagefm", 1, 0.5), ("heart_4", "pca", 1, 0.2)), smooth=1)
+    differences = paired(scores(("heart_4", "sagefm", "auto", 0.5), ("heart_4", "pca", "auto", 0.2)), "auto")
     n = {group: found["pca"].n for group, found in by_group(differences).items()}
     assert n["all"] == 1
     assert sum(n.values()) == 2
