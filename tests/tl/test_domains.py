@@ -1,11 +1,15 @@
+from itertools import combinations
+
 import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse as sp
 from sklearn.metrics import adjusted_rand_score
+from sklearn.mixture import GaussianMixture
 
 import sagefm
+from sagefm.tl._consensus import agreement, clusterings_of, co_membership
 
 
 @pytest.fixture
@@ -145,3 +149,65 @@ def test_a_representation_without_finite_values_is_refused(grid):
     grid.obsm["X"][:] = np.inf
     with pytest.raises(ValueError, match="infinite"):
         sagefm.tl.domains(grid, 3, use_rep="X")
+
+
+@pytest.fixture
+def patches() -> ad.AnnData:
+    """A square section of patches that are two spots wide, in the representation and in 60 genes."""
+    row, col = (index.ravel() for index in np.mgrid[:24, :24])
+    rng = np.random.default_rng(0)
+    kind = rng.integers(0, 3, size=(12, 12))[row // 2, col // 2]
+    counts = rng.poisson(np.where(np.arange(60) % 3 == kind[:, None], 3.0, 1.0))
+    obs = pd.DataFrame({"quarter": kind.astype(str)}, index=[f"spot_{n}" for n in range(576)])
+    adata = ad.AnnData(sp.csr_matrix(counts, dtype=np.float32), obs=obs)
+    adata.obsm["X"] = 2.2 * np.eye(3)[kind] + rng.normal(size=(576, 3))
+    steps = np.abs(row[:, None] - row) + np.abs(col[:, None] - col)
+    adata.obsp["spatial_connectivities"] = sp.csr_matrix((steps > 0) & (steps < 3), dtype=np.float32)
+    adata.obsp["spatial_distances"] = sp.csr_matrix(np.where(steps < 3, steps, 0), dtype=np.float64)
+    return adata
+
+
+def test_the_default_keeps_narrow_and_broad_domains(grid, patches):
+    for adata, n_domains in ((patches, 3), (grid, 4)):
+        sagefm.tl.domains(adata, n_domains, use_rep="X", smooth=1, key_added="averaged")
+        sagefm.tl.domains(adata, n_domains, use_rep="X")
+    assert ari(patches, "averaged") < 0.5
+    assert ari(patches) > 0.8
+    assert ari(grid) > ari(grid, "averaged") - 0.05
+
+
+def test_expression_is_read_from_a_layer_raw_or_normalised(patches):
+    sagefm.tl.domains(patches, 3, use_rep="X", key_added="of_X")
+    patches.layers["counts"] = patches.X
+    patches.layers["logged"] = patches.X.log1p()
+    patches.X = None
+    sagefm.tl.domains(patches, 3, use_rep="X", layer="counts")
+    assert (patches.obs["domain"] == patches.obs["of_X"]).all()
+    sagefm.tl.domains(patches, 3, use_rep="X", layer="logged")
+    assert ari(patches) > 0.6
+    sagefm.tl.domains(patches, 3, use_rep="X", key_added="alone")
+    assert ari(patches, "alone") < ari(patches)
+    with pytest.raises(KeyError, match="layer='none' is not in layers; found \\['counts', 'logged'\\]"):
+        sagefm.tl.domains(patches, 3, use_rep="X", layer="none")
+
+
+def test_spots_that_are_always_together_have_the_same_coordinates():
+    clusterings = np.array([[0, 0, 1, 1, 2], [1, 1, 0, 2, 2], [2, 2, 0, 0, 1]])
+    coordinates = co_membership(clusterings)
+    distances = np.linalg.norm(coordinates[:, None] - coordinates, axis=2)
+    assert coordinates.shape == (5, 2)
+    assert distances[0, 1] == pytest.approx(0, abs=1e-9)
+    assert distances[2, 3] < distances[0, 2]
+
+
+def test_the_consensus_agrees_with_single_clusterings_more_than_they_do_with_one_another(grid):
+    clusterings = clusterings_of([grid.obsm["X"], grid.obsm["X"][:, :3]], 6, seed=0, n=8)
+    consensus = GaussianMixture(6, covariance_type="tied", random_state=0).fit_predict(co_membership(clusterings))
+    pairs = [adjusted_rand_score(*pair) for pair in combinations(clusterings, 2)]
+    assert agreement(consensus, clusterings) > np.mean(pairs) + 0.02
+
+
+def test_colours_are_stored_where_scanpy_looks(grid):
+    grid.uns["domain_colors"] = ["red"] * 9
+    sagefm.tl.domains(grid, 4, use_rep="X", smooth=1)
+    assert len(set(grid.uns["domain_colors"])) == 4
