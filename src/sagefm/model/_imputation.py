@@ -88,8 +88,8 @@ class ImputationMixin(SpotModel):
         pandas.DataFrame
             Float32. With `genes`: (requested spots, requested genes). With `mask`: (requested spots, genes of `adata`),
             NaN where `mask` is not set and where the gene is not in the model (a warning gives the number of these).
-            ``attrs`` holds `scale`; `target_sum`, to which the counts of a spot are scaled on the log scale (None if
-            the model reads raw counts); and `spots`: `"trained on"` if the model was trained on any of these spots,
+            ``attrs`` holds `scale`; `target_sum`, to which the counts of every spot are scaled on that scale, or None
+            if they are not; and `spots`: `"trained on"` if the model was trained on any of these spots,
             `"held out"` if on others of the section only, else `"new"`. :func:`sagefm.pl.recovered` uses them.
 
         Raises
@@ -144,7 +144,9 @@ class ImputationMixin(SpotModel):
         if layer_added is not None:
             write_layer(section, layer_added, rows, columns, values)
         frame = pd.DataFrame(values, index=section.obs_names[rows], columns=names)
-        frame.attrs.update(scale=scale, **prediction_attrs(self, adata, section, spots, rows))
+        is_scaled = scale == "log1p" and self.module.normalization.method == "size"
+        depth = self.target_depth if is_scaled else None
+        frame.attrs.update(scale=scale, **prediction_attrs(self, adata, section, spots, rows, depth))
         return frame
 
     def _impute_entries(
@@ -178,13 +180,20 @@ def predicted_entries(
 
 
 def prediction_attrs(
-    model: SpotModel, adata: AnnData | None, section: AnnData, spots: Spots, rows: np.ndarray
+    model: SpotModel,
+    adata: AnnData | None,
+    section: AnnData,
+    spots: Spots,
+    rows: np.ndarray,
+    library_size: float | None,
 ) -> dict[str, Any]:
-    """Return what `attrs` of predictions say: their scale, and what the spots were in training."""
+    """Return what `attrs` of predictions say: to what counts are scaled, and what the spots were in training.
+
+    `library_size` is that over all genes of the model, of which the section has some.
+    """
     trained, held_out = spots_in_training(model, model.adata if adata is None else adata, section, spots)
-    normalization = model.module.normalization
-    share = float(normalization.profile.cpu().numpy()[spots.known].sum())
-    target_sum = model.target_depth * share if normalization.method == "size" else None
+    share = float(model.module.normalization.profile.cpu().numpy()[spots.known].sum())
+    target_sum = None if library_size is None else library_size * share
     return {"target_sum": target_sum, "spots": status_of(trained[rows], held_out[rows])}
 
 

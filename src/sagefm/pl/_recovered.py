@@ -1,7 +1,7 @@
 """Measured and recovered expression of genes, next to each other on the tissue."""
 
-from collections.abc import Mapping, Sequence
-from typing import Literal
+from collections.abc import Sequence
+from typing import Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -14,7 +14,7 @@ from sagefm._errors import MissingKeyError, refuse_unknown
 from sagefm.data import gene_names, obs_column
 from sagefm.pl._maps import draw_maps, panel_grid, sections_of
 
-Scale = Literal["log1p", "counts"] | float
+Scale = Literal["log1p", "linear", "counts"]
 _MOST_GENES = 20  # drawn without being asked for by name
 _PERCENTILES = (1, 99)  # of all values of a gene, at the ends of its colour scale
 
@@ -36,7 +36,7 @@ def recovered(
     """Map measured and recovered expression of genes on the tissue, next to each other.
 
     Both are drawn as log-normalised expression, on one colour scale for each gene, from the 1st to the 99th percentile
-    of all its values. A gene that is not in `adata` has grey spots where the measured ones would be.
+    of all its values. Spots of a gene that is not in `adata` are grey where the measured ones would be.
 
     The title has the correlation of the two within the section, unless the model was trained on any of the spots. To
     score a model on the spots of its own section that were held out, use :meth:`sagefm.SAGEFM.get_masked_recovery`, or
@@ -60,11 +60,11 @@ def recovered(
     gene_symbols
         Column of `var` with the gene names. Defaults to `var_names`.
     scale
-        Scale of `predicted`: `"log1p"`; `"counts"`, expected counts, drawn as their `log1p`; or a number, the library
-        size that expression adds up to. By default what `predicted` says, and `"log1p"` for a layer.
+        Scale of `predicted`: `"log1p"` and `"linear"` of expression scaled to `target_sum`, or expected `"counts"`.
+        By default what `predicted` says, and `"log1p"` for a layer.
     target_sum
-        Library size to which counts are scaled before the log. By default what `predicted` says, and the median over
-        the spots for a layer.
+        Sum to which the counts of every spot are scaled. By default what `predicted` says, and the median over the
+        spots for a layer.
     ncols
         Most panels in a row, at least 2.
     axes
@@ -96,15 +96,18 @@ def recovered(
         raise MissingKeyError("No spot of `predicted` is in `adata`; pass the AnnData that it was computed for.")
     counts = _counts(adata, layer)
     scale = frame.attrs.get("scale", "log1p") if scale is None else scale
-    depth = _depth(counts, scale, target_sum, frame.attrs)
-    logged = _log_scaled(values, scale, depth)
-    measured = _measured(counts, gene_names(adata, gene_symbols).get_indexer(pd.Index(chosen)), depth)
+    median = float(np.median(np.asarray(counts.sum(axis=1))))
+    target_sum = frame.attrs.get("target_sum", median) if target_sum is None else target_sum
+    refuse_unknown("scale", scale, get_args(Scale))
+    columns = gene_names(adata, gene_symbols).get_indexer(pd.Index(chosen))
+    measured = _measured(counts, columns, {"log1p": target_sum, "linear": median, "counts": None}[scale])
+    factor = median / target_sum if scale == "linear" else 1
+    found = (values if scale == "log1p" else np.log1p(values * factor)).to_numpy()
     sections = sections_of(adata, sample_key, np.ones(adata.n_obs, dtype=bool))
     has_r = frame.attrs.get("spots") in ("held out", "new")
     grid = panel_grid(axes, 2 * len(chosen) * len(sections), 1, max(ncols // 2 * 2, 2)).reshape(-1, 2)
-    for gene, panels in zip(chosen, np.split(grid, len(chosen)), strict=True):
-        values = (measured[:, chosen.index(gene)], logged[gene])
-        pair = pd.DataFrame(dict(zip(("measured", "recovered"), values, strict=True)), index=adata.obs_names)
+    for number, (gene, panels) in enumerate(zip(chosen, np.split(grid, len(chosen)), strict=True)):
+        pair = pd.DataFrame({"measured": measured[:, number], "recovered": found[:, number]}, adata.obs_names)
         _draw_pair(adata, gene, pair, sample_key, spatial_key, panels)
         for rows, (_, ax) in zip(sections.values(), panels, strict=True):
             r = pair.iloc[rows].corr().iloc[0, 1] if has_r else np.nan
@@ -136,28 +139,10 @@ def _counts(adata: AnnData, layer: str | None) -> sp.csr_matrix:
     return sp.csr_matrix(adata.X if layer is None else adata.layers[layer])
 
 
-def _depth(counts: sp.csr_matrix, scale: Scale, target_sum: float | None, attrs: Mapping) -> float | None:
-    """Return the library size to which counts are scaled before the log; None leaves them as they are."""
-    if not (is_size := isinstance(scale, int | float) and scale > 0):
-        refuse_unknown("scale", scale, ("log1p", "counts"))
-    if scale == "counts" or target_sum is not None:
-        return target_sum
-    median = float(np.median(np.asarray(counts.sum(axis=1))))
-    depth = attrs.get("target_sum", median)
-    return median if depth is None and is_size else depth
-
-
-def _log_scaled(values: pd.DataFrame, scale: Scale, depth: float | None) -> pd.DataFrame:
-    """Return predictions on the log scale of that depth."""
-    if scale == "log1p":
-        return values
-    return np.log1p(values if scale == "counts" else values * (depth / scale))
-
-
-def _measured(counts: sp.csr_matrix, columns: np.ndarray, depth: float | None) -> np.ndarray:
-    """Return measured expression on the log scale of that depth, (spots, columns); NaN for column -1."""
+def _measured(counts: sp.csr_matrix, columns: np.ndarray, target_sum: float | None) -> np.ndarray:
+    """Return `log1p` of counts, scaled to `target_sum` unless that is None, (spots, columns); NaN for column -1."""
     total = np.asarray(counts.sum(axis=1), dtype=float)
-    factor = 1 if depth is None else depth / np.where(total > 0, total, 1)
+    factor = 1 if target_sum is None else target_sum / np.where(total > 0, total, 1)
     values = np.full((counts.shape[0], len(columns)), np.nan)
     known = columns >= 0
     values[:, known] = np.log1p(counts[:, columns[known]].toarray() * factor)
@@ -170,7 +155,8 @@ def _draw_pair(
     """Draw the two columns of `pair` on one colour scale, each section on its own panels, (sections, 2)."""
     low, high = np.nanpercentile(pair, _PERCENTILES)
     section = {} if sample_key is None else {"section": obs_column(adata, sample_key, "sample_key")}
-    named = pair.rename(columns={name: f"{gene}, {name}" for name in pair})
+    labels = ["not measured" if pair["measured"].isna().all() else "measured", "recovered"]
+    named = pair.set_axis([f"{gene}, {label}" for label in labels], axis=1)
     light = AnnData(obs=named.assign(**section), obsm=dict(adata.obsm))
     norm = Normalize(low, max(high, low + 1e-12))
     draw_maps(light, list(named), None if sample_key is None else "section", spatial_key, 2, panels, norm=norm)
