@@ -127,6 +127,7 @@ def test_panels_are_drawn_on_given_axes(sections, pretrained):
     [
         ({"genes": "CD3E"}, KeyError, "'CD3E' is not among the 1 predicted genes"),
         ({"predicted": "denoised"}, KeyError, "predicted='denoised' is not a layer"),
+        ({"predicted": np.ones((216, 1))}, TypeError, "must be a DataFrame or the name of a layer; found ndarray"),
         ({"layer": "counts"}, KeyError, "layer='counts' is not in layers"),
         ({"scale": "log2"}, ValueError, "scale='log2' is not known"),
         ({"sample_key": "slide"}, KeyError, "'slide' is not a column of obs"),

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from lightning import Callback, Trainer
 from scvi.model.base import BaseModelClass
-from scvi.train import TrainingPlan
+from scvi.train import LoudEarlyStopping, TrainingPlan
 from scvi.train._progress import ProgressBar
 
 from sagefm._errors import DivergedError
@@ -98,7 +98,7 @@ class EarlyStopReport(Callback):
     def teardown(self, trainer: Trainer, pl_module: TrainingPlan, stage: str) -> None:
         """Report a stop, after the progress bar is closed."""
         for stopping in trainer.early_stopping_callbacks:
-            if getattr(stopping, "early_stopping_reason", None) is not None:
+            if isinstance(stopping, LoudEarlyStopping) and stopping.early_stopping_reason is not None:
                 stopping.early_stopping_reason = None  # scvi-tools would print it
                 logger.info(
                     f"Training stopped after {stopping.stopped_epoch + 1} epochs: the validation loss had not "

@@ -112,7 +112,7 @@ def _for_squidpy(adata: AnnData, keys: list[str], spatial_key: str) -> AnnData:
     colors = {}
     for key in obs.select_dtypes(exclude="number"):
         obs[key] = obs[key].astype("category")
-        colors[f"{key}_colors"] = category_colors(adata, key, len(obs[key].cat.categories))
+        colors[f"{key}_colors"] = category_colors(adata, str(key), len(obs[key].cat.categories))
     coordinates = as_numbers(adata.obsm[spatial_key], f"obsm[{spatial_key!r}]")[:, :2]
     return AnnData(obs=obs, obsm={"spatial": coordinates}, uns=colors)
 

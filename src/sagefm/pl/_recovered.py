@@ -90,28 +90,17 @@ def recovered(
     (2, 2)
     """
     frame = _layer_frame(adata, predicted, gene_symbols) if isinstance(predicted, str) else predicted
+    if not isinstance(frame, pd.DataFrame):
+        raise TypeError(f"`predicted` must be a DataFrame or the name of a layer; found {type(frame).__name__}.")
     chosen = _chosen(frame, genes)
-    values = frame[chosen].reindex(adata.obs_names)
-    if values.isna().all(axis=None):
-        raise MissingKeyError("No spot of `predicted` is in `adata`; pass the AnnData that it was computed for.")
-    counts = _counts(adata, layer)
-    scale = frame.attrs.get("scale", "log1p") if scale is None else scale
-    median = float(np.median(np.asarray(counts.sum(axis=1))))
-    target_sum = frame.attrs.get("target_sum", median) if target_sum is None else target_sum
-    refuse_unknown("scale", scale, get_args(Scale))
-    columns = gene_names(adata, gene_symbols).get_indexer(pd.Index(chosen))
-    measured = _measured(counts, columns, {"log1p": target_sum, "linear": median, "counts": None}[scale])
-    factor = median / target_sum if scale == "linear" else 1
-    found = (values if scale == "log1p" else np.log1p(values * factor)).to_numpy()
+    measured, found = _on_one_scale(adata, frame, chosen, layer, gene_symbols, scale, target_sum)
     sections = sections_of(adata, sample_key, np.ones(adata.n_obs, dtype=bool))
-    has_r = frame.attrs.get("spots") in ("held out", "new")
     grid = panel_grid(axes, 2 * len(chosen) * len(sections), 1, max(ncols // 2 * 2, 2)).reshape(-1, 2)
     for number, (gene, panels) in enumerate(zip(chosen, np.split(grid, len(chosen)), strict=True)):
         pair = pd.DataFrame({"measured": measured[:, number], "recovered": found[:, number]}, adata.obs_names)
         _draw_pair(adata, gene, pair, sample_key, spatial_key, panels)
-        for rows, (_, ax) in zip(sections.values(), panels, strict=True):
-            r = pair.iloc[rows].corr().iloc[0, 1] if has_r else np.nan
-            ax.set_title(ax.get_title() + (f"\nr = {r:.2f}" if np.isfinite(r) else ""))
+        if frame.attrs.get("spots") in ("held out", "new"):
+            _add_r(pair, sections, panels[:, 1])
     return grid
 
 
@@ -127,10 +116,35 @@ def _chosen(frame: pd.DataFrame, genes: Sequence[str] | str | None) -> list[str]
     """Return the genes to draw."""
     if genes is None and frame.shape[1] > _MOST_GENES:
         raise ValueError(f"There are predictions of {frame.shape[1]:,} genes; choose some, as in `genes=['CD3E']`.")
-    chosen = list(frame) if genes is None else [genes] if isinstance(genes, str) else list(dict.fromkeys(genes))
+    chosen = list(frame.columns) if genes is None else [genes] if isinstance(genes, str) else list(dict.fromkeys(genes))
     if missing := [gene for gene in chosen if gene not in frame]:
         raise MissingKeyError(f"{missing[0]!r} is not among the {frame.shape[1]:,} predicted genes.")
     return chosen
+
+
+def _on_one_scale(
+    adata: AnnData,
+    frame: pd.DataFrame,
+    genes: list[str],
+    layer: str | None,
+    gene_symbols: str | None,
+    scale: Scale | None,
+    target_sum: float | None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return measured and predicted values of genes on the same log scale, each (spots, genes)."""
+    found = frame[genes].reindex(adata.obs_names).to_numpy(dtype=float)
+    if np.isnan(found).all():
+        raise MissingKeyError("No spot of `predicted` is in `adata`; pass the AnnData that it was computed for.")
+    counts = _counts(adata, layer)
+    median = float(np.median(np.asarray(counts.sum(axis=1))))
+    scale = frame.attrs.get("scale", "log1p") if scale is None else scale
+    target_sum = frame.attrs.get("target_sum", median) if target_sum is None else target_sum
+    refuse_unknown("scale", scale, get_args(Scale))
+    columns = gene_names(adata, gene_symbols).get_indexer(pd.Index(genes))
+    measured = _measured(counts, columns, {"log1p": target_sum, "linear": median, "counts": None}[scale])
+    if scale == "log1p":
+        return measured, found
+    return measured, np.log1p(found * (median / target_sum if scale == "linear" else 1))
 
 
 def _counts(adata: AnnData, layer: str | None) -> sp.csr_matrix:
@@ -156,9 +170,17 @@ def _draw_pair(
     low, high = np.nanpercentile(pair, _PERCENTILES)
     section = {} if sample_key is None else {"section": obs_column(adata, sample_key, "sample_key")}
     labels = ["not measured" if pair["measured"].isna().all() else "measured", "recovered"]
-    named = pair.set_axis([f"{gene}, {label}" for label in labels], axis=1)
-    light = AnnData(obs=named.assign(**section), obsm=dict(adata.obsm))
+    names = [f"{gene}, {label}" for label in labels]
+    light = AnnData(obs=pair.set_axis(names, axis=1).assign(**section), obsm=dict(adata.obsm))
     norm = Normalize(low, max(high, low + 1e-12))
-    draw_maps(light, list(named), None if sample_key is None else "section", spatial_key, 2, panels, norm=norm)
+    draw_maps(light, names, None if sample_key is None else "section", spatial_key, 2, panels, norm=norm)
     for ax in panels.ravel():
         ax.collections[0].colorbar.set_label("log1p")
+
+
+def _add_r(pair: pd.DataFrame, sections: dict[str, np.ndarray], panels: np.ndarray) -> None:
+    """Add the correlation within each section to the titles of its panel."""
+    for rows, ax in zip(sections.values(), panels, strict=True):
+        r = pair["measured"].iloc[rows].corr(pair["recovered"].iloc[rows])
+        if np.isfinite(r):
+            ax.set_title(f"{ax.get_title()}\nr = {r:.2f}")
