@@ -106,6 +106,15 @@ def test_layers_are_drawn_without_r(sections, pretrained):
         sagefm.pl.recovered(adata, "recovered")
 
 
+def test_predictions_in_obsm(sections, pretrained):
+    panel = sections[:, sections.var_names != "LIG1"].copy()
+    pretrained.impute_masked(panel, genes="LIG1", key_added="recovered")
+    drawn = sagefm.pl.recovered(panel, "recovered")[0, 1]
+    np.testing.assert_allclose(values(drawn), panel.obsm["recovered"]["LIG1"])
+    with pytest.raises(TypeError, match="found ndarray"):
+        sagefm.pl.recovered(panel, "spatial")
+
+
 def test_genes_missing_from_the_panel_are_grey_where_the_measured_would_be(sections, pretrained):
     panel = sections[:, sections.var_names != "LIG1"].copy()
     found = pretrained.impute_masked(panel, genes=GENES[:1])
@@ -126,8 +135,8 @@ def test_panels_are_drawn_on_given_axes(sections, pretrained):
     ("arguments", "error", "message"),
     [
         ({"genes": "CD3E"}, KeyError, "'CD3E' is not among the 1 predicted genes"),
-        ({"predicted": "denoised"}, KeyError, "predicted='denoised' is not a layer"),
-        ({"predicted": np.ones((216, 1))}, TypeError, "must be a DataFrame or the name of a layer; found ndarray"),
+        ({"predicted": "denoised"}, KeyError, "predicted='denoised' is in neither layers nor obsm"),
+        ({"predicted": np.ones((216, 1))}, TypeError, "must be a DataFrame, or a key of one; found ndarray"),
         ({"layer": "counts"}, KeyError, "layer='counts' is not in layers"),
         ({"scale": "log2"}, ValueError, "scale='log2' is not known"),
         ({"sample_key": "slide"}, KeyError, "'slide' is not a column of obs"),

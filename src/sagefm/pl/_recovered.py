@@ -49,8 +49,8 @@ def recovered(
         Spots with coordinates and raw counts.
     predicted
         Result of :meth:`sagefm.SAGEFM.impute_masked` or :meth:`sagefm.SAGEFM.get_normalized_expression` for all or
-        some of these spots; or the name of a layer with such predictions, which has no correlation in the title, as it
-        does not say how it was made.
+        some of these spots; or the key in `layers` or `obsm` of such predictions. A layer, and what was read from a
+        file, has no correlation in the title, because it does not say how it was made.
     genes
         Genes to draw, up to 20 by default all that were predicted.
     layer
@@ -61,10 +61,10 @@ def recovered(
         Column of `var` with the gene names. Defaults to `var_names`.
     scale
         Scale of `predicted`: `"log1p"` and `"linear"` of expression scaled to `target_sum`, or expected `"counts"`.
-        By default what `predicted` says, and `"log1p"` for a layer.
+        By default what `predicted` says, and `"log1p"` if it does not.
     target_sum
         Sum to which the counts of every spot are scaled. By default what `predicted` says, and the median over the
-        spots for a layer.
+        spots if it does not.
     ncols
         Most panels in a row, at least 2.
     axes
@@ -89,9 +89,9 @@ def recovered(
     >>> sagefm.pl.recovered(adata, found).shape
     (2, 2)
     """
-    frame = _layer_frame(adata, predicted, gene_symbols) if isinstance(predicted, str) else predicted
+    frame = _stored_frame(adata, predicted, gene_symbols) if isinstance(predicted, str) else predicted
     if not isinstance(frame, pd.DataFrame):
-        raise TypeError(f"`predicted` must be a DataFrame or the name of a layer; found {type(frame).__name__}.")
+        raise TypeError(f"`predicted` must be a DataFrame, or a key of one; found {type(frame).__name__}.")
     chosen = _chosen(frame, genes)
     measured, found = _on_one_scale(adata, frame, chosen, layer, gene_symbols, scale, target_sum)
     sections = sections_of(adata, sample_key, np.ones(adata.n_obs, dtype=bool))
@@ -104,10 +104,14 @@ def recovered(
     return grid
 
 
-def _layer_frame(adata: AnnData, layer: str, gene_symbols: str | None) -> pd.DataFrame:
-    if layer not in adata.layers:
-        raise MissingKeyError(f"predicted={layer!r} is not a layer; there are {sorted(adata.layers)}.")
-    stored = adata.layers[layer]
+def _stored_frame(adata: AnnData, key: str, gene_symbols: str | None) -> pd.DataFrame:
+    """Return the predictions in a layer or in `obsm`."""
+    if key in adata.obsm:
+        return adata.obsm[key]
+    if key not in adata.layers:
+        keys = [*sorted(adata.layers), *sorted(adata.obsm)]
+        raise MissingKeyError(f"predicted={key!r} is in neither layers nor obsm; there are {keys}.")
+    stored = adata.layers[key]
     values = stored.toarray() if hasattr(stored, "toarray") else np.asarray(stored)
     return pd.DataFrame(values, adata.obs_names, gene_names(adata, gene_symbols))
 
