@@ -83,6 +83,11 @@ class ProgressOnStderr(ProgressBar):
         with redirect_stdout(sys.stderr):
             return super().init_train_tqdm(trainer)
 
+    def on_exception(self, trainer: Trainer, pl_module: TrainingPlan, exception: BaseException) -> None:
+        """Close the bar, so that the error starts a line of its own."""
+        if (bar := getattr(self, "main_progress_bar", None)) is not None:
+            bar.close()
+
     def on_sanity_check_start(self, trainer: Trainer, pl_module: TrainingPlan) -> None:
         """Do not report the check: it only scores the weights from before training."""
 
