@@ -56,6 +56,12 @@ def nullable_representation(w) -> bool:
     return section.obs["domain"].isna().tolist() == [True] + [False] * 63
 
 
+def _completed(w):
+    section = embedded(w, half=["a", "b"] * 32)
+    sagefm.tl.annotate(section, "half")
+    return section
+
+
 def n_drawn(section) -> int:
     axes = sagefm.pl.domains(section, "annotation")
     plt.close(axes[0, 0].figure)
@@ -349,6 +355,21 @@ ROWS = [
         Gives("these spots are not drawn"),
     ),
     Row("a map of spots with sparse coordinates", map_of_sparse_coordinates, SAME),
+    Row(
+        "recovered genes on the map of another section",
+        lambda w: sagefm.pl.recovered(w.section()[:0], w.model.impute_masked(w.section(), genes="LIG1")),
+        Raises(KeyError, "No spot of `predicted` is in `adata`; pass the AnnData that it was computed for"),
+    ),
+    Row(
+        "a map of all recovered genes of a section",
+        lambda w: sagefm.pl.recovered(w.section(), w.model.get_normalized_expression(w.section())),
+        Raises(ValueError, r"There are predictions of 60 genes; choose some, as in `genes=\['CD3E'\]`"),
+    ),
+    Row(
+        "a confusion matrix of labels that `annotate` completed",
+        lambda w: sagefm.pl.confusion(_completed(w), "half"),
+        Raises(ValueError, "pass the report that it returns: it has cross-validated predictions"),
+    ),
     Row(
         "classes named `B/T cells`, `.` or with numbers, lists and other alphabets",
         lambda w: all(annotated(w, names) for names in (["B/T cells", "肿瘤"], [".", "_index"], [1, "b"], [["a"], []])),

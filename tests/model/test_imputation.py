@@ -118,6 +118,39 @@ def test_the_layer_holds_the_values_of_the_data_frame(model, tissue, mask):
     del tissue.layers["imputed"]
 
 
+def test_genes_missing_from_the_panel_are_written_to_obsm(model, tissue, tmp_path):
+    genes = list(tissue.var_names[:2])
+    panel = tissue[:, 2:].copy()
+    imputed = model.impute_masked(panel, genes=genes, indices=[5, 6], key_added="imputed")
+    assert list(panel.obsm["imputed"].columns) == genes
+    pd.testing.assert_frame_equal(panel.obsm["imputed"].iloc[[5, 6]], imputed)
+    assert panel.obsm["imputed"].drop(index=imputed.index).isna().all(axis=None)
+    panel.write_h5ad(tmp_path / "panel.h5ad")
+    with pytest.raises(ValueError, match="use `layer_added` for those of a `mask`"):
+        model.impute_masked(mask=np.ones(tissue.shape, dtype=bool), key_added="imputed")
+    with pytest.raises(ValueError, match="contains '/'"):
+        model.impute_masked(panel, genes=genes, key_added="a/b")
+
+
+def test_predictions_say_on_which_scale_they_are_and_whether_the_spots_were_trained_on(model, tissue):
+    gene = tissue.var_names[0]
+    held_out, trained_on = model.validation_indices, model.train_indices
+    for indices, spots in ((held_out, "held out"), (trained_on, "trained on"), (None, "trained on")):
+        found = model.impute_masked(genes=gene, indices=indices).attrs
+        assert found == {"scale": "log1p", "target_sum": pytest.approx(model.target_depth), "spots": spots}
+    counts = model.impute_masked(genes=gene, scale="counts")
+    assert counts.attrs["scale"] == "counts" and counts.attrs["target_sum"] is None
+    half = tissue[:, ::2].copy()
+    half.obs_names += "-new"
+    share = half.X.sum() / tissue.X.sum()
+    found = model.impute_masked(half, genes=gene).attrs
+    assert found["spots"] == "new"
+    assert found["target_sum"] == pytest.approx(model.target_depth * share, rel=1e-3)
+    linear = model.get_normalized_expression(half, genes=half.var_names[0], library_size=100).attrs
+    assert linear["scale"] == "linear" and linear["target_sum"] == pytest.approx(100 * share, rel=1e-3)
+    assert model.get_normalized_expression(genes=gene, library_size="latent").attrs["scale"] == "counts"
+
+
 def test_counts_are_predictions_at_the_library_size_of_the_unmasked_genes(model, tissue):
     gene = tissue.var_names[0]
     rest = np.asarray(tissue.X[:, 1:].sum(axis=1)).ravel()

@@ -80,8 +80,10 @@ def test_there_is_no_r_of_spots_that_the_model_was_trained_on(trained_model):
 @pytest.mark.parametrize("library_size", [1, 1e4, "latent"])
 def test_denoised_expression_is_drawn_on_the_scale_of_the_counts(sections, pretrained, library_size):
     denoised = pretrained.get_normalized_expression(genes=GENES, library_size=library_size)
-    for measured, drawn in sagefm.pl.recovered(sections, denoised):
-        assert np.expm1(values(drawn)).mean() == pytest.approx(np.expm1(values(measured)).mean(), rel=0.1)
+    weights = None if library_size == "latent" else np.asarray(sections.X.sum(axis=1)).ravel()
+    for pair in sagefm.pl.recovered(sections, denoised):
+        measured, drawn = (np.average(np.expm1(values(ax)), weights=weights) for ax in pair)
+        assert drawn == pytest.approx(measured, rel=0.05)  # library sizes are estimated
     counts = sections[:, "LIG1"].X.toarray().ravel()
     is_raw = np.allclose(np.expm1(values(sagefm.pl.recovered(sections, denoised)[0, 0])), counts)
     assert is_raw == (library_size == "latent")
@@ -104,12 +106,21 @@ def test_layers_are_drawn_without_r(sections, pretrained):
         sagefm.pl.recovered(adata, "recovered")
 
 
+def test_predictions_in_obsm(sections, pretrained):
+    panel = sections[:, sections.var_names != "LIG1"].copy()
+    pretrained.impute_masked(panel, genes="LIG1", key_added="recovered")
+    drawn = sagefm.pl.recovered(panel, "recovered")[0, 1]
+    np.testing.assert_allclose(values(drawn), panel.obsm["recovered"]["LIG1"])
+    with pytest.raises(TypeError, match="found ndarray"):
+        sagefm.pl.recovered(panel, "spatial")
+
+
 def test_genes_missing_from_the_panel_are_grey_where_the_measured_would_be(sections, pretrained):
     panel = sections[:, sections.var_names != "LIG1"].copy()
     found = pretrained.impute_masked(panel, genes=GENES[:1])
     measured, drawn = sagefm.pl.recovered(panel, found)[0]
     assert np.isnan(values(measured)).all() and np.isfinite(values(drawn)).all()
-    assert drawn.get_title() == "LIG1, recovered"
+    assert (measured.get_title(), drawn.get_title()) == ("LIG1, not measured", "LIG1, recovered")
 
 
 def test_panels_are_drawn_on_given_axes(sections, pretrained):
@@ -124,10 +135,10 @@ def test_panels_are_drawn_on_given_axes(sections, pretrained):
     ("arguments", "error", "message"),
     [
         ({"genes": "CD3E"}, KeyError, "'CD3E' is not among the 1 predicted genes"),
-        ({"predicted": "denoised"}, KeyError, "predicted='denoised' is not a layer"),
+        ({"predicted": "denoised"}, KeyError, "predicted='denoised' is in neither layers nor obsm"),
+        ({"predicted": np.ones((216, 1))}, TypeError, "must be a DataFrame, or a key of one; found ndarray"),
         ({"layer": "counts"}, KeyError, "layer='counts' is not in layers"),
         ({"scale": "log2"}, ValueError, "scale='log2' is not known"),
-        ({"scale": 0}, ValueError, "scale=0 is not known"),
         ({"sample_key": "slide"}, KeyError, "'slide' is not a column of obs"),
         ({"spatial_key": "xy"}, KeyError, "spatial_key='xy' is not in obsm"),
     ],

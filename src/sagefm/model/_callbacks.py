@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from lightning import Callback, Trainer
 from scvi.model.base import BaseModelClass
-from scvi.train import TrainingPlan
+from scvi.train import LoudEarlyStopping, TrainingPlan
 from scvi.train._progress import ProgressBar
 
 from sagefm._errors import DivergedError
@@ -83,6 +83,11 @@ class ProgressOnStderr(ProgressBar):
         with redirect_stdout(sys.stderr):
             return super().init_train_tqdm(trainer)
 
+    def on_exception(self, trainer: Trainer, pl_module: TrainingPlan, exception: BaseException) -> None:
+        """Close the bar, so that the error starts a line of its own."""
+        if (bar := getattr(self, "main_progress_bar", None)) is not None:
+            bar.close()
+
     def on_sanity_check_start(self, trainer: Trainer, pl_module: TrainingPlan) -> None:
         """Do not report the check: it only scores the weights from before training."""
 
@@ -98,7 +103,7 @@ class EarlyStopReport(Callback):
     def teardown(self, trainer: Trainer, pl_module: TrainingPlan, stage: str) -> None:
         """Report a stop, after the progress bar is closed."""
         for stopping in trainer.early_stopping_callbacks:
-            if getattr(stopping, "early_stopping_reason", None) is not None:
+            if isinstance(stopping, LoudEarlyStopping) and stopping.early_stopping_reason is not None:
                 stopping.early_stopping_reason = None  # scvi-tools would print it
                 logger.info(
                     f"Training stopped after {stopping.stopped_epoch + 1} epochs: the validation loss had not "

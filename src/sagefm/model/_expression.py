@@ -74,7 +74,7 @@ class ExpressionMixin(SpotModel):
         -------
         pandas.DataFrame or numpy.ndarray
             Float32, (requested spots, requested genes), on a linear scale. ``attrs`` of the DataFrame are those of
-            :meth:`impute_masked`; `scale` is the library size, or `"counts"`.
+            :meth:`impute_masked`; `scale` is `"linear"`, or `"counts"` with `library_size="latent"`.
 
         Raises
         ------
@@ -115,8 +115,8 @@ class ExpressionMixin(SpotModel):
         if return_numpy:
             return values
         frame = pd.DataFrame(values, section.obs_names[rows], spots.genes[positions])
-        scale = "counts" if library_size == "latent" else float(library_size)
-        frame.attrs.update(scale=scale, **prediction_attrs(self, adata, section, spots, rows))
+        scale, size = ("counts", None) if library_size == "latent" else ("linear", float(library_size))
+        frame.attrs.update(scale=scale, **prediction_attrs(self, adata, section, spots, rows, size))
         return frame
 
     @torch.inference_mode()

@@ -34,6 +34,7 @@ class ImputationMixin(SpotModel):
         batch_size: int | None = None,
         fit_section: bool = True,
         layer_added: str | None = None,
+        key_added: str | None = None,
         scale: Literal["log1p", "counts"] = "log1p",
         level: Literal["section", "training"] = "section",
     ) -> pd.DataFrame:
@@ -69,6 +70,9 @@ class ImputationMixin(SpotModel):
             `scale_genes=False`.
         layer_added
             Name of a layer of `adata` to which the result is also written, NaN where nothing was requested.
+        key_added
+            Key in `obsm` to which predictions of `genes` are also written, as a DataFrame; for genes that are missing
+            from `adata`, and so from its layers. To plot one with scanpy or squidpy, copy it to `obs`.
         scale
             `"log1p"`: the natural log of one plus counts scaled to the model's target depth (see :attr:`target_depth`),
             or of one plus raw counts with `normalization="none"`. `"counts"`: expected raw counts, at the library size
@@ -88,8 +92,8 @@ class ImputationMixin(SpotModel):
         pandas.DataFrame
             Float32. With `genes`: (requested spots, requested genes). With `mask`: (requested spots, genes of `adata`),
             NaN where `mask` is not set and where the gene is not in the model (a warning gives the number of these).
-            ``attrs`` holds `scale`; `target_sum`, to which the counts of a spot are scaled on the log scale (None if
-            the model reads raw counts); and `spots`: `"trained on"` if the model was trained on any of these spots,
+            ``attrs`` holds `scale`; `target_sum`, to which the counts of every spot are scaled on that scale, or None
+            if they are not; and `spots`: `"trained on"` if the model was trained on any of these spots,
             `"held out"` if on others of the section only, else `"new"`. :func:`sagefm.pl.recovered` uses them.
 
         Raises
@@ -100,8 +104,8 @@ class ImputationMixin(SpotModel):
             If a gene is not in the model; the message suggests similar names.
         ValueError
             If neither or both of `genes` and `mask` are given, if the mask has another shape or type, if `layer_added`
-            is given for genes that are not in `adata`, or if `adata` does not pass the checks of
-            :meth:`setup_anndata`.
+            is given for genes that are not in `adata`, if `key_added` is given with `mask`, or if `adata` does not
+            pass the checks of :meth:`setup_anndata`.
 
         Examples
         --------
@@ -120,8 +124,11 @@ class ImputationMixin(SpotModel):
         """
         require_training(self)
         refuse_unwritable_key(layer_added, "layer_added")
+        refuse_unwritable_key(key_added, "key_added")
         if (genes is None) == (mask is None):
             raise ValueError("Pass either `genes`, to mask whole genes, or `mask`, to mask single entries; not both.")
+        if genes is None and key_added is not None:
+            raise ValueError("`key_added` stores predictions of `genes`; use `layer_added` for those of a `mask`.")
         refuse_unknown("scale", scale, ("log1p", "counts"))
         refuse_unknown("level", level, ("section", "training"))
         positions = np.empty(0, dtype=int) if genes is None else positions_of(genes, self.genes)
@@ -132,7 +139,7 @@ class ImputationMixin(SpotModel):
             if layer_added is not None and len(missing := names[columns < 0]):
                 raise ValueError(
                     f"{len(missing)} requested genes are not in the section, so they have no column in a layer, for "
-                    f"example {missing[0]!r}. Leave out `layer_added` and use the returned DataFrame."
+                    f"example {missing[0]!r}. Leave out `layer_added`; pass `key_added` to store them in obsm."
                 )
             predict = at_section_level if level == "section" and self.module.scale_genes else at_training_level
             values = predict(self.module, spots, rows, positions, batch_size, scale)
@@ -144,7 +151,13 @@ class ImputationMixin(SpotModel):
         if layer_added is not None:
             write_layer(section, layer_added, rows, columns, values)
         frame = pd.DataFrame(values, index=section.obs_names[rows], columns=names)
-        frame.attrs.update(scale=scale, **prediction_attrs(self, adata, section, spots, rows))
+        is_scaled = scale == "log1p" and self.module.normalization.method == "size"
+        depth = self.target_depth if is_scaled else None
+        frame.attrs.update(scale=scale, **prediction_attrs(self, adata, section, spots, rows, depth))
+        if key_added is not None:
+            stored = np.full((section.n_obs, len(names)), np.nan, dtype=np.float32)
+            stored[rows] = values
+            section.obsm[key_added] = pd.DataFrame(stored, section.obs_names, names)
         return frame
 
     def _impute_entries(
@@ -178,13 +191,20 @@ def predicted_entries(
 
 
 def prediction_attrs(
-    model: SpotModel, adata: AnnData | None, section: AnnData, spots: Spots, rows: np.ndarray
+    model: SpotModel,
+    adata: AnnData | None,
+    section: AnnData,
+    spots: Spots,
+    rows: np.ndarray,
+    library_size: float | None,
 ) -> dict[str, Any]:
-    """Return what `attrs` of predictions say: their scale, and what the spots were in training."""
+    """Return what `attrs` of predictions say: to what counts are scaled, and what the spots were in training.
+
+    `library_size` is that over all genes of the model, of which the section has some.
+    """
     trained, held_out = spots_in_training(model, model.adata if adata is None else adata, section, spots)
-    normalization = model.module.normalization
-    share = float(normalization.profile.cpu().numpy()[spots.known].sum())
-    target_sum = model.target_depth * share if normalization.method == "size" else None
+    share = float(model.module.normalization.profile.cpu().numpy()[spots.known].sum())
+    target_sum = None if library_size is None else library_size * share
     return {"target_sum": target_sum, "spots": status_of(trained[rows], held_out[rows])}
 
 

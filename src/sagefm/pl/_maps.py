@@ -113,7 +113,7 @@ def _for_squidpy(adata: AnnData, keys: list[str], spatial_key: str) -> AnnData:
     colors = {}
     for key in obs.select_dtypes(exclude="number"):
         obs[key] = obs[key].astype("category")
-        colors[f"{key}_colors"] = list(colors_of(adata, key).values())
+        colors[f"{key}_colors"] = list(colors_of(adata, str(key)).values())
     coordinates = as_numbers(adata.obsm[spatial_key], f"obsm[{spatial_key!r}]")[:, :2]
     return AnnData(obs=obs, obsm={"spatial": coordinates}, uns=colors)
 

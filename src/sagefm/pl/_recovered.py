@@ -1,7 +1,7 @@
 """Measured and recovered expression of genes, next to each other on the tissue."""
 
-from collections.abc import Mapping, Sequence
-from typing import Literal
+from collections.abc import Sequence
+from typing import Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -14,7 +14,7 @@ from sagefm._errors import MissingKeyError, refuse_unknown
 from sagefm.data import gene_names, obs_column
 from sagefm.pl._maps import draw_maps, panel_grid, sections_of
 
-Scale = Literal["log1p", "counts"] | float
+Scale = Literal["log1p", "linear", "counts"]
 _MOST_GENES = 20  # drawn without being asked for by name
 _PERCENTILES = (1, 99)  # of all values of a gene, at the ends of its colour scale
 
@@ -36,7 +36,7 @@ def recovered(
     """Map measured and recovered expression of genes on the tissue, next to each other.
 
     Both are drawn as log-normalised expression, on one colour scale for each gene, from the 1st to the 99th percentile
-    of all its values. A gene that is not in `adata` has grey spots where the measured ones would be.
+    of all its values. Spots of a gene that is not in `adata` are grey where the measured ones would be.
 
     The title has the correlation of the two within the section, unless the model was trained on any of the spots. To
     score a model on the spots of its own section that were held out, use :meth:`sagefm.SAGEFM.get_masked_recovery`, or
@@ -49,8 +49,8 @@ def recovered(
         Spots with coordinates and raw counts.
     predicted
         Result of :meth:`sagefm.SAGEFM.impute_masked` or :meth:`sagefm.SAGEFM.get_normalized_expression` for all or
-        some of these spots; or the name of a layer with such predictions, which has no correlation in the title, as it
-        does not say how it was made.
+        some of these spots; or the key in `layers` or `obsm` of such predictions. A layer, and what was read from a
+        file, has no correlation in the title, because it does not say how it was made.
     genes
         Genes to draw, up to 20 by default all that were predicted.
     layer
@@ -60,11 +60,11 @@ def recovered(
     gene_symbols
         Column of `var` with the gene names. Defaults to `var_names`.
     scale
-        Scale of `predicted`: `"log1p"`; `"counts"`, expected counts, drawn as their `log1p`; or a number, the library
-        size that expression adds up to. By default what `predicted` says, and `"log1p"` for a layer.
+        Scale of `predicted`: `"log1p"` and `"linear"` of expression scaled to `target_sum`, or expected `"counts"`.
+        By default what `predicted` says, and `"log1p"` if it does not.
     target_sum
-        Library size to which counts are scaled before the log. By default what `predicted` says, and the median over
-        the spots for a layer.
+        Sum to which the counts of every spot are scaled. By default what `predicted` says, and the median over the
+        spots if it does not.
     ncols
         Most panels in a row, at least 2.
     axes
@@ -89,33 +89,29 @@ def recovered(
     >>> sagefm.pl.recovered(adata, found).shape
     (2, 2)
     """
-    frame = _layer_frame(adata, predicted, gene_symbols) if isinstance(predicted, str) else predicted
+    frame = _stored_frame(adata, predicted, gene_symbols) if isinstance(predicted, str) else predicted
+    if not isinstance(frame, pd.DataFrame):
+        raise TypeError(f"`predicted` must be a DataFrame, or a key of one; found {type(frame).__name__}.")
     chosen = _chosen(frame, genes)
-    values = frame[chosen].reindex(adata.obs_names)
-    if values.isna().all(axis=None):
-        raise MissingKeyError("No spot of `predicted` is in `adata`; pass the AnnData that it was computed for.")
-    counts = _counts(adata, layer)
-    scale = frame.attrs.get("scale", "log1p") if scale is None else scale
-    depth = _depth(counts, scale, target_sum, frame.attrs)
-    logged = _log_scaled(values, scale, depth)
-    measured = _measured(counts, gene_names(adata, gene_symbols).get_indexer(pd.Index(chosen)), depth)
+    measured, found = _on_one_scale(adata, frame, chosen, layer, gene_symbols, scale, target_sum)
     sections = sections_of(adata, sample_key, np.ones(adata.n_obs, dtype=bool))
-    has_r = frame.attrs.get("spots") in ("held out", "new")
     grid = panel_grid(axes, 2 * len(chosen) * len(sections), 1, max(ncols // 2 * 2, 2)).reshape(-1, 2)
-    for gene, panels in zip(chosen, np.split(grid, len(chosen)), strict=True):
-        values = (measured[:, chosen.index(gene)], logged[gene])
-        pair = pd.DataFrame(dict(zip(("measured", "recovered"), values, strict=True)), index=adata.obs_names)
+    for number, (gene, panels) in enumerate(zip(chosen, np.split(grid, len(chosen)), strict=True)):
+        pair = pd.DataFrame({"measured": measured[:, number], "recovered": found[:, number]}, adata.obs_names)
         _draw_pair(adata, gene, pair, sample_key, spatial_key, panels)
-        for rows, (_, ax) in zip(sections.values(), panels, strict=True):
-            r = pair.iloc[rows].corr().iloc[0, 1] if has_r else np.nan
-            ax.set_title(ax.get_title() + (f"\nr = {r:.2f}" if np.isfinite(r) else ""))
+        if frame.attrs.get("spots") in ("held out", "new"):
+            _add_r(pair, sections, panels[:, 1])
     return grid
 
 
-def _layer_frame(adata: AnnData, layer: str, gene_symbols: str | None) -> pd.DataFrame:
-    if layer not in adata.layers:
-        raise MissingKeyError(f"predicted={layer!r} is not a layer; there are {sorted(adata.layers)}.")
-    stored = adata.layers[layer]
+def _stored_frame(adata: AnnData, key: str, gene_symbols: str | None) -> pd.DataFrame:
+    """Return the predictions in a layer or in `obsm`."""
+    if key in adata.obsm:
+        return adata.obsm[key]
+    if key not in adata.layers:
+        keys = [*sorted(adata.layers), *sorted(adata.obsm)]
+        raise MissingKeyError(f"predicted={key!r} is in neither layers nor obsm; there are {keys}.")
+    stored = adata.layers[key]
     values = stored.toarray() if hasattr(stored, "toarray") else np.asarray(stored)
     return pd.DataFrame(values, adata.obs_names, gene_names(adata, gene_symbols))
 
@@ -124,10 +120,35 @@ def _chosen(frame: pd.DataFrame, genes: Sequence[str] | str | None) -> list[str]
     """Return the genes to draw."""
     if genes is None and frame.shape[1] > _MOST_GENES:
         raise ValueError(f"There are predictions of {frame.shape[1]:,} genes; choose some, as in `genes=['CD3E']`.")
-    chosen = list(frame) if genes is None else [genes] if isinstance(genes, str) else list(dict.fromkeys(genes))
+    chosen = list(frame.columns) if genes is None else [genes] if isinstance(genes, str) else list(dict.fromkeys(genes))
     if missing := [gene for gene in chosen if gene not in frame]:
         raise MissingKeyError(f"{missing[0]!r} is not among the {frame.shape[1]:,} predicted genes.")
     return chosen
+
+
+def _on_one_scale(
+    adata: AnnData,
+    frame: pd.DataFrame,
+    genes: list[str],
+    layer: str | None,
+    gene_symbols: str | None,
+    scale: Scale | None,
+    target_sum: float | None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return measured and predicted values of genes on the same log scale, each (spots, genes)."""
+    found = frame[genes].reindex(adata.obs_names).to_numpy(dtype=float)
+    if np.isnan(found).all():
+        raise MissingKeyError("No spot of `predicted` is in `adata`; pass the AnnData that it was computed for.")
+    counts = _counts(adata, layer)
+    median = float(np.median(np.asarray(counts.sum(axis=1))))
+    scale = frame.attrs.get("scale", "log1p") if scale is None else scale
+    target_sum = frame.attrs.get("target_sum", median) if target_sum is None else target_sum
+    refuse_unknown("scale", scale, get_args(Scale))
+    columns = gene_names(adata, gene_symbols).get_indexer(pd.Index(genes))
+    measured = _measured(counts, columns, {"log1p": target_sum, "linear": median, "counts": None}[scale])
+    if scale == "log1p":
+        return measured, found
+    return measured, np.log1p(found * (median / target_sum if scale == "linear" else 1))
 
 
 def _counts(adata: AnnData, layer: str | None) -> sp.csr_matrix:
@@ -136,28 +157,10 @@ def _counts(adata: AnnData, layer: str | None) -> sp.csr_matrix:
     return sp.csr_matrix(adata.X if layer is None else adata.layers[layer])
 
 
-def _depth(counts: sp.csr_matrix, scale: Scale, target_sum: float | None, attrs: Mapping) -> float | None:
-    """Return the library size to which counts are scaled before the log; None leaves them as they are."""
-    if not (is_size := isinstance(scale, int | float) and scale > 0):
-        refuse_unknown("scale", scale, ("log1p", "counts"))
-    if scale == "counts" or target_sum is not None:
-        return target_sum
-    median = float(np.median(np.asarray(counts.sum(axis=1))))
-    depth = attrs.get("target_sum", median)
-    return median if depth is None and is_size else depth
-
-
-def _log_scaled(values: pd.DataFrame, scale: Scale, depth: float | None) -> pd.DataFrame:
-    """Return predictions on the log scale of that depth."""
-    if scale == "log1p":
-        return values
-    return np.log1p(values if scale == "counts" else values * (depth / scale))
-
-
-def _measured(counts: sp.csr_matrix, columns: np.ndarray, depth: float | None) -> np.ndarray:
-    """Return measured expression on the log scale of that depth, (spots, columns); NaN for column -1."""
+def _measured(counts: sp.csr_matrix, columns: np.ndarray, target_sum: float | None) -> np.ndarray:
+    """Return `log1p` of counts, scaled to `target_sum` unless that is None, (spots, columns); NaN for column -1."""
     total = np.asarray(counts.sum(axis=1), dtype=float)
-    factor = 1 if depth is None else depth / np.where(total > 0, total, 1)
+    factor = 1 if target_sum is None else target_sum / np.where(total > 0, total, 1)
     values = np.full((counts.shape[0], len(columns)), np.nan)
     known = columns >= 0
     values[:, known] = np.log1p(counts[:, columns[known]].toarray() * factor)
@@ -170,9 +173,18 @@ def _draw_pair(
     """Draw the two columns of `pair` on one colour scale, each section on its own panels, (sections, 2)."""
     low, high = np.nanpercentile(pair, _PERCENTILES)
     section = {} if sample_key is None else {"section": obs_column(adata, sample_key, "sample_key")}
-    named = pair.rename(columns={name: f"{gene}, {name}" for name in pair})
-    light = AnnData(obs=named.assign(**section), obsm=dict(adata.obsm))
+    labels = ["not measured" if pair["measured"].isna().all() else "measured", "recovered"]
+    names = [f"{gene}, {label}" for label in labels]
+    light = AnnData(obs=pair.set_axis(names, axis=1).assign(**section), obsm=dict(adata.obsm))
     norm = Normalize(low, max(high, low + 1e-12))
-    draw_maps(light, list(named), None if sample_key is None else "section", spatial_key, 2, panels, norm=norm)
+    draw_maps(light, names, None if sample_key is None else "section", spatial_key, 2, panels, norm=norm)
     for ax in panels.ravel():
         ax.collections[0].colorbar.set_label("log1p")
+
+
+def _add_r(pair: pd.DataFrame, sections: dict[str, np.ndarray], panels: np.ndarray) -> None:
+    """Add the correlation within each section to the titles of its panel."""
+    for rows, ax in zip(sections.values(), panels, strict=True):
+        r = pair["measured"].iloc[rows].corr(pair["recovered"].iloc[rows])
+        if np.isfinite(r):
+            ax.set_title(f"{ax.get_title()}\nr = {r:.2f}")
