@@ -67,6 +67,8 @@ if os.environ.get("SAGEFM_DOCS_INTERSPHINX") == "1" or os.environ.get("READTHEDO
 
 html_theme = "sphinx_book_theme"
 html_title = project
+html_static_path = ["_static"]
+html_css_files = ["custom.css"]
 html_theme_options = {
     "navbar_persistent": [],  # its search field is in the sidebar
     "path_to_docs": "docs",

@@ -42,8 +42,9 @@ def clean(cell: NotebookNode, number: int) -> None:
 
 
 def is_log(output: NotebookNode) -> bool:
-    """Return whether an output is a warning, progress, or a log message (which rich displays as HTML)."""
-    return output.get("name") == "stderr" or "<pre style" in "".join(output.get("data", {}).get("text/html", ""))
+    """Return whether an output is a warning, progress, or a log message (which rich colours)."""
+    shown = output.get("text", "") + output.get("data", {}).get("text/html", "")
+    return output.get("name") == "stderr" or "\x1b[" in shown or "<pre style" in shown
 
 
 def smaller(png: str) -> str:

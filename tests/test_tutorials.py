@@ -23,7 +23,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with the sections and resources that the tutorials read."""
     folder = tmp_path_factory.mktemp("data")
     genes = read_card(packaged_weights()["human-mini"])["genes"]
-    genes = sorted(genes, key=lambda gene: gene not in ("CD74", "STAT1"))[:1500]  # these are named in a tutorial
+    genes = sorted(genes, key=lambda gene: gene not in ("CD74", "STAT1"))[:1200]  # these are named in a tutorial
     write_sections(folder / "sections", genes)
     write_resources(folder / "resources", genes)
     return folder
@@ -31,7 +31,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def write_sections(folder: Path, genes: list[str]) -> None:
     folder.mkdir()
-    adata = sagefm.datasets.simulated_tissue(14, 14, n_genes=len(genes), n_sections=len(SECTIONS), library_size=5000)
+    adata = sagefm.datasets.simulated_tissue(12, 12, n_genes=len(genes), n_sections=len(SECTIONS), library_size=5000)
     adata.var_names = genes
     for number, name in enumerate(SECTIONS, start=1):
         section = adata[adata.obs["sample"] == f"section_{number}"].copy()
@@ -45,7 +45,7 @@ def write_resources(folder: Path, genes: list[str]) -> None:
     (folder / "liana").mkdir()
     net = pd.DataFrame({"source": np.repeat(["JAK-STAT", "p53"], 40), "target": genes[2:82], "weight": 1.0})
     net.to_csv(folder / "pathways" / "progeny_human.csv", index=False)
-    pairs = pd.DataFrame({"source_genesymbol": genes[:500], "target_genesymbol": genes[500:1000]})
+    pairs = pd.DataFrame({"source_genesymbol": genes[:40], "target_genesymbol": genes[500:540]})
     pairs.assign(resource="consensus").to_csv(folder / "liana" / "omni_resource.csv", index=False)
 
 
@@ -56,6 +56,12 @@ def test_tutorial_runs(tutorial, folder, tmp_path, monkeypatch):
     monkeypatch.setattr(plt, "show", lambda *args, **kwargs: None)
     exec(compile(tutorial.read_text(), str(tutorial), "exec"), {})
     plt.close("all")
+
+
+@pytest.mark.parametrize("tutorial", TUTORIALS, ids=lambda path: path.stem)
+def test_code_is_not_wider_than_the_page(tutorial):
+    code = [line for line in tutorial.read_text().splitlines() if not line.startswith("#")]
+    assert max(map(len, code)) <= 75
 
 
 @pytest.mark.parametrize("tutorial", TUTORIALS, ids=lambda path: path.stem)

@@ -111,9 +111,8 @@ axes = sagefm.pl.domains(adata, ["annotation", "domain"])
 
 # %%
 logged = sc.pp.log1p(sc.pp.normalize_total(adata, copy=True), copy=True)
-adata.obsm["X_pca"] = sc.pp.pca(logged, n_comps=20, copy=True).obsm[
-    "X_pca"
-]
+sc.pp.pca(logged, n_comps=20)
+adata.obsm["X_pca"] = logged.obsm["X_pca"]
 sagefm.tl.domains(adata, 7, use_rep="X_pca", key_added="domain_pca")
 
 known = adata.obs.dropna(subset="annotation")

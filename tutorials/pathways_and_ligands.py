@@ -90,7 +90,7 @@ net.head(3)
 response = model.get_pathway_response(net)
 regulators = response["source"].map(response.attrs["regulators"])
 response.insert(1, "regulator", regulators.str.join(", "))
-columns = ["source", "regulator", "n_targets", "auroc", "sign_agreement"]
+columns = ["source", "regulator", "auroc", "sign_agreement"]
 columns += ["control_sign_agreement", "p", "q"]
 response[columns].sort_values("p").round(3)
 

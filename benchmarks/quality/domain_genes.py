@@ -9,8 +9,8 @@ Sections: F1 of her2st and section 151674 of human cortex. The groups are of thr
 - "clusters": two clusters of the spots of one class, found in the same counts (double dipping). Half of the counts of
   each spot (binomial thinning) find the clusters, and "other half" tests the rest, which the clusters do not know.
 
-Genes are compared by `scanpy.tl.rank_genes_groups` (Wilcoxon), on log-normalised counts and on the denoised expression
-of `SAGEFM.get_normalized_expression`: the share of the 500 most expressed genes with an adjusted p below 0.05, mean over
+Genes are compared by `scanpy.tl.rank_genes_groups` (Wilcoxon), on log-normalised counts and on the denoised values
+of `SAGEFM.get_normalized_expression`: the share of the 500 most expressed genes with an adjusted p below 0.05, mean of
 20 draws of groups (clusters: 3 draws of thinning), seed 0.
 """
 
