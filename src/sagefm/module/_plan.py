@@ -31,7 +31,11 @@ class MaskedCenterPlan(TrainingPlan):
 
     def _optimizer_creator_fn(self, optimizer_cls: type[torch.optim.Adam] | type[torch.optim.AdamW]) -> Callable:
         # Fused: one pass over the weights instead of one for each of Adam's operations.
-        return partial(optimizer_cls, lr=self.lr, eps=self.eps, weight_decay=self.weight_decay, fused=True)
+        return partial(optimizer_cls, lr=self.lr, eps=self.eps, weight_decay=self.weight_decay, fused=self._can_fuse())
+
+    def _can_fuse(self) -> bool:
+        """Whether Lightning accepts a fused optimiser: not if it is to clip gradients in mixed precision."""
+        return not (self.trainer.gradient_clip_val and str(self.trainer.precision).endswith("mixed"))
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Let the data module refuse the checkpoint first: with other genes, its weights do not even fit."""
