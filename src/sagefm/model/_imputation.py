@@ -121,7 +121,7 @@ class ImputationMixin(SpotModel):
 
         >>> import scipy.sparse as sp
         >>> predicted = model.impute_masked(mask=sp.csr_matrix(mask))
-        >>> predicted.nnz == mask.sum()
+        >>> bool(predicted.nnz == mask.sum())
         True
         """
         require_training(self)
