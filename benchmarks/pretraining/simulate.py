@@ -12,6 +12,7 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
+from joblib import Parallel, delayed
 
 N_ROWS, N_COLS, N_FIELDS, DEPTH = 50, 50, 10, 4_500
 GENE_SD, LOADING_SD = 1.5, 0.4  # natural logarithms; they give about 15 % non-zero entries
@@ -40,13 +41,10 @@ def section(n_genes: int, seed: int) -> ad.AnnData:
     return ad.AnnData(counts, obs=spots, var=pd.DataFrame(index=names), obsm={"spatial": places})
 
 
-def write(folder: Path, n_sections: int, n_genes: int, compression: str | None) -> None:
-    """Write the sections that do not exist yet."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for number in range(n_sections):
-        file = folder / f"section_{number:04d}.h5ad"
-        if not file.exists():
-            section(n_genes, number).write_h5ad(file, compression=compression)
+def write(file: Path, number: int, n_genes: int, compression: str | None) -> None:
+    """Write a section if it does not exist yet."""
+    if not file.exists():
+        section(n_genes, number).write_h5ad(file, compression=compression)
 
 
 if __name__ == "__main__":
@@ -54,6 +52,11 @@ if __name__ == "__main__":
     parser.add_argument("folder", type=Path)
     parser.add_argument("--sections", type=int, default=400)
     parser.add_argument("--genes", type=int, default=14_558)
+    parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--compression", choices=["gzip", "lzf"])
     arguments = parser.parse_args()
-    write(arguments.folder, arguments.sections, arguments.genes, arguments.compression)
+    arguments.folder.mkdir(parents=True, exist_ok=True)
+    files = [arguments.folder / f"section_{number:04d}.h5ad" for number in range(arguments.sections)]
+    Parallel(arguments.jobs)(
+        delayed(write)(file, number, arguments.genes, arguments.compression) for number, file in enumerate(files)
+    )

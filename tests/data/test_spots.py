@@ -6,12 +6,21 @@ import anndata as ad
 import numpy as np
 import pytest
 import scipy.sparse as sp
-import torch
 from scvi import REGISTRY_KEYS
 from scvi.dataloaders import AnnDataLoader
 
 import sagefm
-from sagefm.data import ABSENT_KEY, N_NEIGHBORS_KEY, NEIGHBORS_KEY, NeighborhoodDataset, chunks, gene_moments
+from sagefm.data import (
+    ABSENT_KEY,
+    N_NEIGHBORS_KEY,
+    NEIGHBORS_KEY,
+    SECTION_KEY,
+    UNIT_MEAN_KEY,
+    UNIT_SCALE_KEY,
+    NeighborhoodDataset,
+    chunks,
+    gene_moments,
+)
 
 ROWS = np.array([100, 3, 57, 58, 3])
 
@@ -77,7 +86,7 @@ def test_a_batch_is_float32_and_marks_the_genes_missing_from_the_panel(section, 
     batch = NeighborhoodDataset(spots_of(section))[ROWS]
     for key in (REGISTRY_KEYS.X_KEY, NEIGHBORS_KEY, N_NEIGHBORS_KEY):
         assert batch[key].dtype == np.float32
-    assert torch.equal(batch[ABSENT_KEY], torch.zeros(1, section.n_vars, dtype=torch.bool))
+    assert np.array_equal(batch[ABSENT_KEY], np.zeros((1, section.n_vars), bool))
 
 
 def test_counts_are_sparse_until_they_are_put_into_a_batch(section, spots_of):
@@ -93,7 +102,8 @@ def test_a_loader_of_scvi_tools_goes_over_the_spots_in_order(section, spots_of):
     whole = dataset[np.arange(150)]
     for key in (REGISTRY_KEYS.X_KEY, NEIGHBORS_KEY, N_NEIGHBORS_KEY):
         np.testing.assert_allclose(np.concatenate([batch[key] for batch in batches]), whole[key], rtol=1e-6)
-    for key in whole.keys() - {REGISTRY_KEYS.X_KEY, NEIGHBORS_KEY, N_NEIGHBORS_KEY}:  # one row for all spots
+    assert all((batch[SECTION_KEY] == 0).all() for batch in batches)
+    for key in whole.keys() & {ABSENT_KEY, UNIT_MEAN_KEY, UNIT_SCALE_KEY}:  # one row for all spots
         assert len(whole[key]) == 1 and all(np.array_equal(batch[key], whole[key]) for batch in batches)
 
 

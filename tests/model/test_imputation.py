@@ -87,9 +87,55 @@ def test_a_single_gene_may_be_a_string(model, tissue):
     pd.testing.assert_frame_equal(model.impute_masked(genes=gene), model.impute_masked(genes=[gene]))
 
 
-@pytest.mark.parametrize("kind", [sp.csr_matrix, sp.coo_matrix, pd.DataFrame])
-def test_the_mask_may_be_sparse_or_a_data_frame(model, mask, kind):
-    pd.testing.assert_frame_equal(model.impute_masked(mask=kind(mask)), model.impute_masked(mask=mask))
+def test_the_mask_may_be_a_data_frame(model, mask):
+    pd.testing.assert_frame_equal(model.impute_masked(mask=pd.DataFrame(mask)), model.impute_masked(mask=mask))
+
+
+# A sparse mask.
+
+
+@pytest.mark.parametrize(
+    ("kind", "returned"), [(sp.csr_matrix, sp.csr_matrix), (sp.coo_matrix, sp.csr_matrix), (sp.csc_array, sp.csr_array)]
+)
+def test_a_sparse_mask_gives_a_sparse_matrix_of_the_same_pattern_and_values(model, mask, kind, returned):
+    found = model.impute_masked(mask=kind(mask))
+    assert isinstance(found, returned) and found.dtype == np.float32 and found.shape == mask.shape
+    pattern = sp.csr_matrix(mask)
+    np.testing.assert_array_equal(found.indices, pattern.indices)
+    np.testing.assert_array_equal(found.indptr, pattern.indptr)
+    np.testing.assert_array_equal(found.data, model.impute_masked(mask=mask).to_numpy()[mask])
+
+
+def test_entries_stored_as_false_are_not_predicted_and_the_mask_does_not_change(model, mask):
+    sparse = sp.csr_matrix(mask)
+    sparse.data[::2] = False
+    n_stored = sparse.nnz
+    found, expected = model.impute_masked(mask=sparse), model.impute_masked(mask=sparse.toarray()).to_numpy()
+    assert sparse.nnz == n_stored and found.nnz == (n_stored // 2)
+    np.testing.assert_array_equal(found.data, expected[sparse.toarray()])
+
+
+def test_a_sparse_mask_with_indices_in_any_order_is_also_written_to_a_sparse_layer(model, tissue, mask):
+    rows = [7, 2, 9, 2]
+    found = model.impute_masked(mask=sp.csr_matrix(mask), indices=rows, layer_added="imputed")
+    expected = model.impute_masked(mask=mask, indices=rows).to_numpy()
+    np.testing.assert_array_equal(found.toarray(), np.nan_to_num(expected))
+    layer = tissue.layers.pop("imputed")
+    assert sp.issparse(layer) and layer.nnz == mask[[2, 7, 9]].sum()
+    np.testing.assert_array_equal(layer[rows].toarray(), found.toarray())
+
+
+def test_genes_that_are_not_in_the_model_are_stored_as_nan(model, tissue, mask):
+    wider = tissue.copy()
+    wider.var_names = ["UNKNOWN", *tissue.var_names[1:]]
+    with pytest.warns(UserWarning, match="genes that are not in the model"):
+        found = model.impute_masked(wider, mask=sp.csr_matrix(mask))
+    assert found.nnz == mask.sum()
+    assert np.isnan(found[:, [0]].data).all() and np.isfinite(found[:, 1:].data).all()
+
+
+def test_a_mask_without_entries_gives_a_matrix_without_entries(model, tissue):
+    assert model.impute_masked(mask=sp.csr_matrix(tissue.shape, dtype=bool)).nnz == 0
 
 
 def test_the_mask_is_in_the_order_of_the_section(model, tissue, mask):

@@ -6,7 +6,16 @@ import torch
 from scvi import REGISTRY_KEYS
 from torch import Tensor, nn
 
-from sagefm.data import ABSENT_KEY, N_NEIGHBORS_KEY, NEIGHBORS_KEY, UNIT_MEAN_KEY, UNIT_SCALE_KEY, Normalization, Units
+from sagefm.data import (
+    ABSENT_KEY,
+    N_NEIGHBORS_KEY,
+    NEIGHBORS_KEY,
+    SECTION_KEY,
+    UNIT_MEAN_KEY,
+    UNIT_SCALE_KEY,
+    Normalization,
+    Units,
+)
 from sagefm.module import Encoder, MaskedCenterModule
 
 N_SPOTS, N_GENES, DEPTH = 7, 9, 50.0
@@ -28,7 +37,7 @@ def module(method: str = "size", *, scale_genes: bool = True, mask_fraction: flo
 
 
 def batch(scale_genes: bool = True) -> dict[str, Tensor]:
-    """Spots of several sections: two genes are missing from some panels, and one spot is isolated."""
+    """Spots, each of its own section: two genes are missing from some panels, and one spot is isolated."""
     absent = torch.zeros(N_SPOTS, N_GENES, dtype=torch.bool)
     absent[:3, 2] = absent[4:, 5] = True
     number = torch.full((N_SPOTS, 1), 6.0)
@@ -37,6 +46,7 @@ def batch(scale_genes: bool = True) -> dict[str, Tensor]:
         REGISTRY_KEYS.X_KEY: torch.poisson(torch.full((N_SPOTS, N_GENES), 5.0)) * ~absent,
         NEIGHBORS_KEY: torch.rand(N_SPOTS, N_GENES) * ~absent * (number > 0),
         N_NEIGHBORS_KEY: number,
+        SECTION_KEY: torch.arange(N_SPOTS),
         ABSENT_KEY: absent,
     }
     units = {UNIT_MEAN_KEY: torch.rand(N_SPOTS, N_GENES), UNIT_SCALE_KEY: 0.5 + torch.rand(N_SPOTS, N_GENES)}

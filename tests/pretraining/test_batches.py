@@ -3,13 +3,23 @@
 from pathlib import Path
 from types import SimpleNamespace
 
+import anndata as ad
 import numpy as np
 import pytest
 import torch
 from scvi import REGISTRY_KEYS
 
 import sagefm
-from sagefm.data import ABSENT_KEY, N_NEIGHBORS_KEY, NEIGHBORS_KEY, registered_spots
+from sagefm.data import (
+    ABSENT_KEY,
+    N_NEIGHBORS_KEY,
+    NEIGHBORS_KEY,
+    SECTION_KEY,
+    UNIT_MEAN_KEY,
+    UNIT_SCALE_KEY,
+    of_spots,
+    registered_spots,
+)
 from sagefm.pretraining import Corpus
 from sagefm.pretraining._batches import SEED_KEY, BatchOrder, CorpusBatches
 from sagefm.pretraining._schedule import Schedule
@@ -21,6 +31,12 @@ def small_model(corpus: Corpus) -> sagefm.SAGEFM:
 
 def batches_of(corpus: Corpus, n_open: int = 6) -> CorpusBatches:
     return CorpusBatches(corpus, small_model(corpus).module.normalization, n_open)
+
+
+def of_every_spot(batch: dict[str, np.ndarray], name: str) -> np.ndarray:
+    """The rows of a table of sections that belong to the spots, (spots, genes)."""
+    table, section = (torch.from_numpy(batch[key]) for key in (name, SECTION_KEY))
+    return of_spots(table, section).expand(len(section), -1).numpy()
 
 
 def order_of(corpus: Corpus, sections=None, **changes) -> BatchOrder:
@@ -52,7 +68,10 @@ def test_batch_has_the_spots_of_its_key(corpus):
         index = np.array([row])
         np.testing.assert_array_equal(batch[REGISTRY_KEYS.X_KEY][place], spots.counts(index).toarray()[0])
         np.testing.assert_allclose(batch[NEIGHBORS_KEY][place], spots.neighborhood_means(index)[0], rtol=1e-6)
-        np.testing.assert_array_equal(batch[ABSENT_KEY][place], ~spots.known)
+        np.testing.assert_array_equal(of_every_spot(batch, ABSENT_KEY)[place], ~spots.known)
+        units = spots.units.of(index)
+        np.testing.assert_array_equal(of_every_spot(batch, UNIT_MEAN_KEY)[place], units.mean[0])
+        np.testing.assert_array_equal(of_every_spot(batch, UNIT_SCALE_KEY)[place], units.scale[0])
         assert batch[N_NEIGHBORS_KEY][place] == spots.n_neighbors[row]
 
 
@@ -60,11 +79,36 @@ def test_genes_missing_from_a_section_do_not_contribute_to_the_loss(corpus):
     lacking = int(np.flatnonzero(corpus.table["n_genes"] < len(corpus.genes))[0])
     (key, *_) = order_of(corpus, [lacking])
     batch = {name: torch.as_tensor(value) for name, value in batches_of(corpus)[key].items() if name != SEED_KEY}
-    absent = batch[ABSENT_KEY]
-    assert absent.any() and (batch[REGISTRY_KEYS.X_KEY][absent] == 0).all()
+    (absent,) = batch[ABSENT_KEY]
+    assert absent.any() and (batch[REGISTRY_KEYS.X_KEY][:, absent] == 0).all()
     module = small_model(corpus).module
     module(batch)[2].loss.backward()
-    assert (module.decoder.weight.grad[absent[0]] == 0).all() and (module.decoder.bias.grad[~absent[0]] != 0).any()
+    assert (module.decoder.weight.grad[absent] == 0).all() and (module.decoder.bias.grad[~absent] != 0).any()
+
+
+def test_moments_and_panels_are_sent_once_per_section_and_panels_once_if_all_agree(corpus):
+    batches = batches_of(corpus)
+    lacking = int(np.flatnonzero(corpus.table["n_genes"] < len(corpus.genes))[0])
+    others = np.setdiff1d(np.arange(len(corpus)), lacking)[:2]
+    for sections, n_panels in ((others, 1), (np.array([*others, lacking]), 2)):
+        spots = np.repeat(sections, 8)
+        batch = batches[spots, np.arange(len(spots)) % 8, 0]
+        assert len(batch[UNIT_MEAN_KEY]) == len(batch[UNIT_SCALE_KEY]) == len(sections)
+        assert len(np.unique(batch[ABSENT_KEY], axis=0)) == n_panels
+        assert len(batch[ABSENT_KEY]) == (1 if n_panels == 1 else len(sections))
+
+
+def test_sections_within_one_file_keep_their_own_moments(tmp_path, sections):
+    both = ad.concat(sections[:2], keys=["a", "b"], label="sample", index_unique="-")
+    both.write_h5ad(tmp_path / "both.h5ad")
+    sections[2].write_h5ad(tmp_path / "c.h5ad")
+    corpus = Corpus(tmp_path, sample_key="sample")
+    batches, rows = batches_of(corpus), np.array([0, 3, both.n_obs - 1])
+    number = int(np.flatnonzero(corpus.table["n_spots"] == both.n_obs)[0])
+    batch = batches[np.array([1 - number, *[number] * 3]), np.array([5, *rows]), 0]
+    expected = batches._open(number).units
+    np.testing.assert_array_equal(of_every_spot(batch, UNIT_MEAN_KEY)[1:], expected.mean[expected.section[rows]])
+    assert len(batch[UNIT_MEAN_KEY]) == 3
 
 
 @pytest.mark.parametrize("on_error", ["skip", "raise"])
@@ -78,7 +122,7 @@ def test_file_that_breaks_during_training_is_skipped_or_raises(corpus_folder, tm
         with pytest.raises(ValueError, match="section_1.h5ad has changed since it was indexed"):
             [batches[key] for key in order]
         return
-    blank = [batches[key][ABSENT_KEY].all(axis=1) for key in order]
+    blank = [of_every_spot(batches[key], ABSENT_KEY).all(axis=1) for key in order]
     assert 0 < np.concatenate(blank).sum() <= corpus.sizes[0]
     assert caplog.text.count("section_1.h5ad in training") == 1
 

@@ -143,6 +143,15 @@ def test_a_corrupted_checkpoint_is_rejected_or_harmless(section, checkpoint, tmp
     assert n_rejected > n_loaded
 
 
+@pytest.mark.parametrize("code", [0xD800, 0x110000, 0x7FFFFFFF])
+def test_a_name_with_a_character_that_does_not_exist_is_rejected(tmp_path, code):
+    names = np.array(["GENE1", "GENE2"])
+    names.view(np.uint32)[4] = code
+    np.save(tmp_path / "genes.npy", names)
+    with pytest.raises(ValueError, match="holds names that are not valid text"):
+        read_gene_names(tmp_path / "genes.npy")
+
+
 def test_a_corrupted_list_of_genes_is_rejected_or_harmless(section, tmp_path):
     """A changed letter gives another name; the file holds only names, or is rejected."""
     path = tmp_path / "genes.npy"

@@ -4,6 +4,7 @@ from sagefm.data._batches import (
     ABSENT_KEY,
     N_NEIGHBORS_KEY,
     NEIGHBORS_KEY,
+    SECTION_KEY,
     UNIT_MEAN_KEY,
     UNIT_SCALE_KEY,
     NeighborhoodDataset,
@@ -20,4 +21,4 @@ from sagefm.data._registry import genes_of, keys_of, make_registry, normalizatio
 from sagefm.data._selection import checked_rows, group_spots, obs_column, refuse_unwritable_key, shares
 from sagefm.data._splitting import SectionSplitter, are_near, whole_groups
 from sagefm.data._spots import Mask, Spots, chunks, gene_moments, registered_spots, section_spots
-from sagefm.data._units import SectionUnits, Units, section_units
+from sagefm.data._units import SectionUnits, Units, of_spots, section_units

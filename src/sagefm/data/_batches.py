@@ -3,14 +3,14 @@
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 from scvi import REGISTRY_KEYS
 from torch.utils.data import Dataset, Subset
 
 from sagefm.data._spots import Spots
 
-NEIGHBORS_KEY, N_NEIGHBORS_KEY, ABSENT_KEY = "neighbors", "n_neighbors", "absent"
-UNIT_MEAN_KEY, UNIT_SCALE_KEY = "unit_mean", "unit_scale"
+NEIGHBORS_KEY, N_NEIGHBORS_KEY = "neighbors", "n_neighbors"
+# One row per section of a batch: each spot has the number of its row. A single row is that of all spots.
+SECTION_KEY, ABSENT_KEY, UNIT_MEAN_KEY, UNIT_SCALE_KEY = "section", "absent", "unit_mean", "unit_scale"
 
 
 class NeighborhoodDataset(Dataset):
@@ -41,17 +41,18 @@ class NeighborhoodDataset(Dataset):
     def __len__(self) -> int:
         return self.adata.n_obs
 
-    def __getitem__(self, rows: list[int]) -> dict[str, np.ndarray | torch.Tensor]:
+    def __getitem__(self, rows: list[int]) -> dict[str, np.ndarray]:
         spots, index = self.adata, np.atleast_1d(np.asarray(rows))
+        sections, section = np.unique(spots.units.section[index], return_inverse=True)
         batch = {
             REGISTRY_KEYS.X_KEY: spots.counts(index).toarray(),
             NEIGHBORS_KEY: spots.neighborhood_means(index),
             N_NEIGHBORS_KEY: spots.n_neighbors[index],
-            ABSENT_KEY: torch.from_numpy(~spots.known[None]),
+            SECTION_KEY: section,
+            ABSENT_KEY: ~spots.known[None],
         }
-        units = spots.units.of(index)
-        if units.mean is not None and units.scale is not None:
-            batch |= {UNIT_MEAN_KEY: units.mean, UNIT_SCALE_KEY: units.scale}
+        if spots.units.mean is not None and spots.units.scale is not None:
+            batch |= {UNIT_MEAN_KEY: spots.units.mean[sections], UNIT_SCALE_KEY: spots.units.scale[sections]}
         return batch
 
     def create_torch_dataset(self, indices: Sequence[int], **kwargs: object) -> Subset:

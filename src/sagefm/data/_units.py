@@ -45,6 +45,15 @@ class Units(NamedTuple):
         """Return mean and scale of some genes, by position."""
         return Units(*(None if values is None else values[:, genes] for values in self))
 
+    def of_spots(self, section: Tensor) -> "Units":
+        """Return mean and scale for spots, given the row of each spot's section, (n,)."""
+        return Units(*(None if values is None else of_spots(values, section) for values in self))
+
+
+def of_spots(table: Tensor, section: Tensor) -> Tensor:
+    """Return the rows of a `table` of sections for spots, (n, genes), or its only row, (1, genes)."""
+    return table if len(table) == 1 else table.index_select(0, section)
+
 
 class SectionUnits:
     """Mean and scale of genes in every section.

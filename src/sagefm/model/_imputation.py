@@ -37,7 +37,7 @@ class ImputationMixin(SpotModel):
         key_added: str | None = None,
         scale: Literal["log1p", "counts"] = "log1p",
         level: Literal["section", "training"] = "section",
-    ) -> pd.DataFrame:
+    ) -> pd.DataFrame | sp.csr_matrix | sp.csr_array:
         """Predict expression that is masked from the model.
 
         Pass either `genes` or `mask`. All of `genes` are masked together in every spot (the missing-gene test of the
@@ -69,7 +69,8 @@ class ImputationMixin(SpotModel):
             network alone, because the section has no unmasked entries of them. So is everything with
             `scale_genes=False`.
         layer_added
-            Name of a layer of `adata` to which the result is also written, NaN where nothing was requested.
+            Name of a layer of `adata` to which the result is also written: an array, NaN where nothing was requested,
+            or, for a sparse `mask`, a sparse matrix.
         key_added
             Key in `obsm` to which predictions of `genes` are also written, as a DataFrame; for genes that are missing
             from `adata`, and so from its layers. To plot one with scanpy or squidpy, copy it to `obs`.
@@ -89,9 +90,11 @@ class ImputationMixin(SpotModel):
 
         Returns
         -------
-        pandas.DataFrame
+        pandas.DataFrame, or scipy.sparse.csr_matrix or csr_array
             Float32. With `genes`: (requested spots, requested genes). With `mask`: (requested spots, genes of `adata`),
             NaN where `mask` is not set and where the gene is not in the model (a warning gives the number of these).
+            With a sparse `mask`: a sparse matrix of that shape, whose stored entries are those that are True in
+            `mask`; no dense array of all entries is made.
             ``attrs`` holds `scale`; `target_sum`, to which the counts of every spot are scaled on that scale, or None
             if they are not; and `spots`: `"trained on"` if the model was trained on any of these spots,
             `"held out"` if on others of the section only, else `"new"`. :func:`sagefm.pl.recovered` uses them.
@@ -121,6 +124,13 @@ class ImputationMixin(SpotModel):
         >>> mask = np.random.default_rng(0).random(adata.shape) < 0.3
         >>> bool((model.impute_masked(mask=mask).notna() == mask).all(axis=None))
         True
+
+        Few entries of many, with a sparse mask:
+
+        >>> import scipy.sparse as sp
+        >>> predicted = model.impute_masked(mask=sp.csr_matrix(mask))
+        >>> bool(predicted.nnz == mask.sum())
+        True
         """
         require_training(self)
         refuse_unwritable_key(layer_added, "layer_added")
@@ -147,6 +157,11 @@ class ImputationMixin(SpotModel):
             columns, names = np.arange(section.n_vars), section.var_names
             mask = checked_mask(mask, section)
             _warn_of_unknown_genes(mask[rows], spots, names)
+            if sp.issparse(mask):
+                entries = sparse_entries(self.module, spots, rows, mask, scale, batch_size, fit=fit_section)
+                if layer_added is not None:
+                    section.layers[layer_added] = _all_rows(entries, rows, section.n_obs)
+                return entries
             values = self._impute_entries(spots, rows, mask, scale, batch_size, fit=fit_section)
         if layer_added is not None:
             write_layer(section, layer_added, rows, columns, values)
@@ -208,6 +223,41 @@ def prediction_attrs(
     return {"target_sum": target_sum, "spots": status_of(trained[rows], held_out[rows])}
 
 
+def sparse_entries(
+    module: MaskedCenterModule,
+    spots: Spots,
+    rows: np.ndarray,
+    requested: sp.csr_matrix,
+    scale: Scale,
+    batch_size: int | None,
+    *,
+    fit: bool,
+) -> sp.csr_matrix:
+    """Predict requested entries, masked in their own spot, as a matrix of the same pattern.
+
+    (rows, genes of the section); stored entries of genes that are not in the model are NaN.
+    """
+    parts, order = [], []
+    position = np.full(requested.shape[1], -1)  # of each gene of the section in the model
+    position[spots.columns[spots.known]] = np.flatnonzero(spots.known)
+    mask = ModelMask(requested, spots.columns)
+    for places, encoded, logged in predicted_entries(module, spots, rows, mask, batch_size, fit=fit):
+        part = requested[rows[places]].tocoo()
+        genes = position[part.col]
+        values = np.where(genes >= 0, on_scale(scale, logged, encoded)[part.row, genes], np.float32(np.nan))
+        parts.append(type(part)((values, (part.row, part.col)), part.shape).tocsr())
+        order.append(places)
+    return sp.vstack(parts, format="csr")[np.argsort(np.concatenate(order))]
+
+
+def _all_rows(values: sp.csr_matrix, rows: np.ndarray, n_rows: int) -> sp.csr_matrix:
+    """Return a matrix of `n_rows` rows that has `values` in `rows` and is empty elsewhere."""
+    rows, first = np.unique(rows, return_index=True)
+    values, lengths = values[first], np.zeros(n_rows, int)
+    lengths[rows] = np.diff(values.indptr)
+    return type(values)((values.data, values.indices, np.cumsum([0, *lengths])), (n_rows, values.shape[1]))
+
+
 def write_layer(adata: AnnData, key: str, rows: np.ndarray, columns: np.ndarray, values: np.ndarray) -> None:
     """Write `values`, (rows, columns), to a layer, which is NaN elsewhere."""
     layer = np.full(adata.shape, np.nan, dtype=np.float32)
@@ -216,7 +266,7 @@ def write_layer(adata: AnnData, key: str, rows: np.ndarray, columns: np.ndarray,
 
 
 def checked_mask(mask: Any, adata: AnnData) -> np.ndarray | sp.csr_matrix:
-    """Return the mask as a boolean array or CSR matrix of the shape of `adata`."""
+    """Return the mask as a boolean array, or a CSR matrix or array without explicit zeros, of the shape of `adata`."""
     if isinstance(mask, pd.DataFrame):
         named = [(mask.index, adata.obs_names), (mask.columns, adata.var_names)]
         if not all(isinstance(given, pd.RangeIndex) or given.equals(names) for given, names in named):
@@ -225,11 +275,14 @@ def checked_mask(mask: Any, adata: AnnData) -> np.ndarray | sp.csr_matrix:
                 "`mask.loc[adata.obs_names, adata.var_names]`, or an array."
             )
         mask = mask.to_numpy()
-    mask = sp.csr_matrix(mask) if sp.issparse(mask) else np.asarray(mask)
+    mask = mask.tocsr(copy=True) if sp.issparse(mask) else np.asarray(mask)
     if mask.shape != adata.shape:
         raise ValueError(f"`mask` has shape {mask.shape}; expected {adata.shape}, spots by genes of the section.")
     if mask.dtype != bool:
         raise ValueError(f"`mask` must be boolean, True where an entry is to be predicted; found {mask.dtype}.")
+    if sp.issparse(mask):
+        mask.sum_duplicates()
+        mask.eliminate_zeros()
     return mask
 
 

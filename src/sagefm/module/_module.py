@@ -12,10 +12,12 @@ from sagefm.data import (
     ABSENT_KEY,
     N_NEIGHBORS_KEY,
     NEIGHBORS_KEY,
+    SECTION_KEY,
     UNIT_MEAN_KEY,
     UNIT_SCALE_KEY,
     Normalization,
     Units,
+    of_spots,
     with_current_names,
 )
 from sagefm.module._encoder import Encoder
@@ -91,8 +93,9 @@ class MaskedCenterModule(BaseModuleClass):
     def _get_inference_input(self, tensors: Tensors, **kwargs: Any) -> dict[str, Any]:
         counts = tensors[REGISTRY_KEYS.X_KEY]
         # These keys of a batch are also names of arguments of `inference`.
-        arguments = {key: tensors[key] for key in (ABSENT_KEY, NEIGHBORS_KEY, N_NEIGHBORS_KEY)}
-        return {"counts": counts, "mask": self.draw_mask(counts), "units": _units(tensors), **arguments}
+        arguments = {key: tensors[key] for key in (NEIGHBORS_KEY, N_NEIGHBORS_KEY)}
+        absent, units = of_spots(tensors[ABSENT_KEY], tensors[SECTION_KEY]), _units(tensors)
+        return {"counts": counts, "mask": self.draw_mask(counts), "absent": absent, "units": units, **arguments}
 
     def draw_mask(self, counts: Tensor) -> Tensor:
         """Draw which genes are masked: (1, genes) in training; (n, genes), always the same, in validation.
@@ -138,7 +141,7 @@ class MaskedCenterModule(BaseModuleClass):
         factor = self.normalization.factor(counts, absent)
         logged = (counts.index_select(1, genes) * factor).log1p_()
         scored = (inference_outputs["mask"] & ~absent).index_select(1, genes)
-        target = _units(tensors).of_genes(genes).standardize(logged, ~scored, out=logged)
+        target = _units(tensors, genes).standardize(logged, ~scored, out=logged)
         # In the backward pass, multiplying by the mask and summing is many times faster than indexing by it.
         entries = scored.to(counts.dtype)
         squares = ((generative_outputs["predicted"] - target) * entries).square().sum(1, keepdim=True)
@@ -185,5 +188,7 @@ class MaskedCenterModule(BaseModuleClass):
         return super().load_state_dict(with_current_names(state_dict, self.normalization), *args, **kwargs)
 
 
-def _units(tensors: Tensors) -> Units:
-    return Units(tensors.get(UNIT_MEAN_KEY), tensors.get(UNIT_SCALE_KEY))
+def _units(tensors: Tensors, genes: Tensor | slice = slice(None)) -> Units:
+    """Return mean and scale of `genes` for the spots of a batch."""
+    table = Units(tensors.get(UNIT_MEAN_KEY), tensors.get(UNIT_SCALE_KEY))
+    return table.of_genes(genes).of_spots(tensors[SECTION_KEY])

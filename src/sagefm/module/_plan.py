@@ -19,19 +19,29 @@ class MaskedCenterPlan(TrainingPlan):
     lr, weight_decay, eps
         Settings of Adam. The default `eps` of scvi-tools, 0.01, is for likelihoods summed over genes; this loss is a
         mean.
+    fused
+        Whether Adam passes over the weights once instead of once for each of its operations. Lightning cannot clip
+        gradients for a fused optimiser in mixed precision.
     **kwargs
         Passed to :class:`scvi.train.TrainingPlan`.
     """
 
     def __init__(
-        self, module: BaseModuleClass, *, lr: float = 1e-4, weight_decay: float = 1e-5, eps: float = 1e-8, **kwargs: Any
+        self,
+        module: BaseModuleClass,
+        *,
+        lr: float = 1e-4,
+        weight_decay: float = 1e-5,
+        eps: float = 1e-8,
+        fused: bool = True,
+        **kwargs: Any,
     ) -> None:
         kwargs.setdefault("lr_scheduler_metric", "validation_loss")
+        self.fused = fused
         super().__init__(module, lr=lr, weight_decay=weight_decay, eps=eps, **kwargs)
 
     def _optimizer_creator_fn(self, optimizer_cls: type[torch.optim.Adam] | type[torch.optim.AdamW]) -> Callable:
-        # Fused: one pass over the weights instead of one for each of Adam's operations.
-        return partial(optimizer_cls, lr=self.lr, eps=self.eps, weight_decay=self.weight_decay, fused=True)
+        return partial(optimizer_cls, lr=self.lr, eps=self.eps, weight_decay=self.weight_decay, fused=self.fused)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Let the data module refuse the checkpoint first: with other genes, its weights do not even fit."""

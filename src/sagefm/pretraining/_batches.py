@@ -1,6 +1,6 @@
 """Batches of a corpus, and their order on one device."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property, lru_cache
 from typing import Any
 
@@ -13,6 +13,7 @@ from sagefm.data import (
     ABSENT_KEY,
     N_NEIGHBORS_KEY,
     NEIGHBORS_KEY,
+    SECTION_KEY,
     UNIT_MEAN_KEY,
     UNIT_SCALE_KEY,
     NeighborhoodDataset,
@@ -23,6 +24,7 @@ from sagefm.pretraining._corpus import Corpus, attempt
 from sagefm.pretraining._schedule import Schedule
 
 SEED_KEY = "seed"
+Batch = dict[str, np.ndarray]
 BatchKey = tuple[np.ndarray, np.ndarray, int]  # section and row of each spot, seed of the masks and the dropout
 
 
@@ -78,21 +80,24 @@ class CorpusBatches(Dataset):
 
     def __getitem__(self, key: BatchKey) -> dict[str, Any]:
         sections, rows, seed = key
-        shape = (len(rows), len(self.corpus.genes))
+        places = [np.flatnonzero(sections == section) for section in np.unique(sections)]
+        parts = [self._of_section(int(sections[part[0]]), rows[part]) for part in places]
+        return joined(parts, places) | {SEED_KEY: seed}
+
+    def _of_section(self, section: int, rows: np.ndarray) -> Batch:
+        if (spots := self._open(section)) is not None:
+            return NeighborhoodDataset(spots)[rows.tolist()]
+        shape, row = (len(rows), len(self.corpus.genes)), (1, len(self.corpus.genes))
         batch = {
             REGISTRY_KEYS.X_KEY: np.zeros(shape, np.float32),
             NEIGHBORS_KEY: np.zeros(shape, np.float32),
             N_NEIGHBORS_KEY: np.zeros((len(rows), 1), np.float32),
-            ABSENT_KEY: np.ones(shape, bool),
+            SECTION_KEY: np.zeros(len(rows), int),
+            ABSENT_KEY: np.ones(row, bool),
         }
         if self.normalization.scale_genes:
-            batch |= {UNIT_MEAN_KEY: np.zeros(shape, np.float32), UNIT_SCALE_KEY: np.ones(shape, np.float32)}
-        for section in np.unique(sections):
-            places = np.flatnonzero(sections == section)
-            if (spots := self._open(int(section))) is not None:
-                for name, values in NeighborhoodDataset(spots)[rows[places].tolist()].items():
-                    batch[name][places] = values
-        return batch | {SEED_KEY: seed}
+            batch |= {UNIT_MEAN_KEY: np.zeros(row, np.float32), UNIT_SCALE_KEY: np.ones(row, np.float32)}
+        return batch
 
     @cached_property
     def _open(self) -> Callable[[int], Spots | None]:
@@ -106,6 +111,29 @@ class CorpusBatches(Dataset):
             logger.warning(f"Skipped {path} in training: {spots}")
             return None
         return spots
+
+
+def joined(parts: Sequence[Batch], places: Sequence[np.ndarray]) -> Batch:
+    """Join the batches of several sections, given the places of their spots in the whole batch."""
+    n_sections = [int(part[SECTION_KEY].max()) + 1 for part in parts]
+    firsts = np.cumsum([0, *n_sections[:-1]])
+    tables = (ABSENT_KEY, UNIT_MEAN_KEY, UNIT_SCALE_KEY)
+    batch = {name: _table([part[name] for part in parts], n_sections) for name in tables if name in parts[0]}
+    for name in (REGISTRY_KEYS.X_KEY, NEIGHBORS_KEY, N_NEIGHBORS_KEY, SECTION_KEY):
+        values = [part[name] for part in parts]
+        batch[name] = np.empty((sum(map(len, places)), *values[0].shape[1:]), values[0].dtype)
+        for place, value in zip(places, values, strict=True):
+            batch[name][place] = value
+    for place, first in zip(places, firsts, strict=True):
+        batch[SECTION_KEY][place] += first
+    return batch
+
+
+def _table(parts: Sequence[np.ndarray], n_sections: Sequence[int]) -> np.ndarray:
+    """Return one row per section, or a single row if all agree."""
+    rows = [np.broadcast_to(part, (n, part.shape[1])) for part, n in zip(parts, n_sections, strict=True)]
+    table = np.concatenate(rows)
+    return table[:1] if (table == table[0]).all() else table
 
 
 class ResumableLoader(DataLoader):

@@ -42,7 +42,7 @@ def _read_npy(path: Path) -> np.ndarray:
     if not isinstance(names, np.ndarray) or names.dtype.kind not in "US":
         raise ValueError(f"{path} holds {getattr(names, 'dtype', 'several arrays')}, not gene names.")
     try:
-        "".join(names.astype(str).ravel()).encode()  # NumPy accepts characters that do not exist
+        "".join(names.astype(str).ravel()).encode().decode()  # NumPy accepts characters that do not exist
     except UnicodeError as error:
         raise ValueError(f"{path} is damaged: it holds names that are not valid text ({error}).") from error
     return names
