@@ -48,6 +48,13 @@ def some_missing(w) -> bool:
     return section.obs["domain"].isna().sum() == 5 and section.obs["domain"].notna().sum() == 59
 
 
+def domains_without_expression(w) -> bool:
+    section = embedded(w)
+    section.X = None
+    sagefm.tl.domains(section, 2)
+    return section.obs["domain"].nunique() == 2
+
+
 def nullable_representation(w) -> bool:
     section = embedded(w)
     section.obsm["X_sagefm"] = pd.DataFrame(section.obsm["X_sagefm"], section.obs_names).astype("Float64")
@@ -181,6 +188,7 @@ ROWS = [
             "impute_masked": lambda w: w.model.impute_masked(w.section(), genes=["LIG1"], layer_added="a/b"),
             "get_normalized_expression": lambda w: w.model.get_normalized_expression(layer_added="a/b"),
             "tl.domains": lambda w: sagefm.tl.domains(embedded(w), 2, key_added="a/b"),
+            "tl.spatial_filter": lambda w: sagefm.tl.spatial_filter(embedded(w), key_added="a/b"),
             "tl.annotate": lambda w: sagefm.tl.annotate(embedded(w), "annotation", key_added="a/b"),
             "tl.map_query": lambda w: sagefm.tl.map_query(embedded(w), embedded(w), "annotation", key_added="a/b"),
         }.items()
@@ -348,6 +356,36 @@ ROWS = [
         "`n_domains` of 2.5",
         lambda w: sagefm.tl.domains(embedded(w), 2.5),
         Raises(ValueError, "n_domains=2.5 must be a whole number, or several"),
+    ),
+    Row(
+        "`smooth` of another word",
+        lambda w: sagefm.tl.domains(embedded(w), 2, smooth="none"),
+        Raises(ValueError, "smooth='none' must be \"auto\" or a number of rounds"),
+    ),
+    Row(
+        "domains with a `layer` that does not exist",
+        lambda w: sagefm.tl.domains(embedded(w), 2, layer="counts"),
+        Raises(KeyError, "layer='counts' is not in layers; found"),
+    ),
+    Row(
+        "domains without expression",
+        domains_without_expression,
+        Gives("domains of the representation alone"),
+    ),
+    Row(
+        "a filter before the embedding",
+        lambda w: sagefm.tl.spatial_filter(w.section()),
+        Raises(KeyError, "use_rep='X_sagefm' is not in obsm.*get_latent_representation"),
+    ),
+    Row(
+        "a filter of one ring",
+        lambda w: sagefm.tl.spatial_filter(embedded(w), n_rings=1),
+        Raises(ValueError, "n_rings=1 must be 2 or more"),
+    ),
+    Row(
+        "colours of a column that does not exist",
+        lambda w: sagefm.tl.match_colors(embedded(w), "domain", "annotation"),
+        Raises(KeyError, "key='domain' is not a column of obs"),
     ),
     Row(
         "a map of spots some of which have coordinates of NaN",

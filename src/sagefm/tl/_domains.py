@@ -119,7 +119,7 @@ def domains(
     """
     refuse_unwritable_key(key_added, "key_added")
     refuse_unknown("method", method, get_args(Method))
-    if smooth != "auto" and (smooth < 0 or smooth % 1 != 0):
+    if smooth != "auto" and (not isinstance(smooth, int | np.integer) or smooth < 0):
         raise ValueError(f'smooth={smooth!r} must be "auto" or a number of rounds, 0 or more.')
     values, embedded = representation(adata, use_rep)
     if scale_by is not None:
