@@ -8,6 +8,7 @@ from contextlib import ExitStack, contextmanager
 
 _WARNINGS = (
     r"'\w+' is not a valid key!",  # docrep, when squidpy is imported
+    r"The method obs_vector is deprecated",  # squidpy's use of anndata
     r"The number of training batches .* logging interval",  # Lightning's, of loggers that training does not use
     r"The '\w+' does not have many workers",  # the spots are in memory, or the data module has the number asked for
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",  # Lightning's use of torch

@@ -146,7 +146,8 @@ def _draw_panel(section: AnnData, key: str, ax: Axes, cmap: Colormap = SEQUENTIA
     scales = {"spot_diameter_fullres": _spot_diameter(section.obsm["spatial"]), "tissue_hires_scalef": 1.0}
     section.uns["spatial"] = {"section": {"scalefactors": scales, "images": {}}}
     # A copy, because squidpy changes the colour map.
-    sq.pl.spatial_scatter(section, color=key, cmap=cmap.copy(), ax=ax, **_STYLE, **kwargs)
+    with quiet():
+        sq.pl.spatial_scatter(section, color=key, cmap=cmap.copy(), ax=ax, **_STYLE, **kwargs)
 
 
 def _spot_diameter(coordinates: np.ndarray) -> float:
