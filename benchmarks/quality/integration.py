@@ -5,7 +5,7 @@
 Breast: sections A1 to F1 of her2st, one of each patient. Heart: six sections of the developing heart. All sections are
 embedded together by the packaged weights. Harmony (defaults, seed 0) gets the section as batch. Scores: the probe of
 `sagefm.tl.annotate`, leaving out one section at a time, means over sections. Spots that pathologists called
-undetermined are left out. `--mixing` adds summary scores of scib-metrics. Needs `harmonypy`, and for this `scib-metrics`.
+undetermined are left out. `--mixing` adds summary scores of scib-metrics. Needs `harmonypy`, and `scib-metrics` for it.
 """
 
 import subprocess
