@@ -2,7 +2,7 @@
 
     python benchmarks/quality/domain_genes.py
 
-Sections: F1 of her2st and section 151674 of human cortex. The groups are of three kinds:
+Sections: F1 and E1 of her2st, of two patients. The groups are of three kinds:
 
 - "random spots": half of the spots of one annotated class, drawn at random: no gene differs;
 - "halves": the spots of one annotated class on either side of a random line: the same tissue at two places;
@@ -11,7 +11,7 @@ Sections: F1 of her2st and section 151674 of human cortex. The groups are of thr
 
 Genes are compared by `scanpy.tl.rank_genes_groups` (Wilcoxon), on log-normalised counts and on the denoised values
 of `SAGEFM.get_normalized_expression`: the share of the 500 most expressed genes with an adjusted p below 0.05, mean of
-20 draws of groups (clusters: 3 draws of thinning), seed 0.
+20 draws of groups (clusters: 5 draws of thinning), seed 0.
 """
 
 import warnings
@@ -27,8 +27,8 @@ from sklearn.cluster import KMeans
 
 import sagefm
 
-SECTIONS = {"her2st_andersson2021__F1": "invasive cancer", "dlpfc_maynard2021__151674": "Layer3"}
-N_DRAWS, N_THINNINGS, N_GENES = 20, 3, 500
+SECTIONS = {"her2st_andersson2021__F1": "invasive cancer", "her2st_andersson2021__E1": "invasive cancer"}
+N_DRAWS, N_THINNINGS, N_GENES = 20, 5, 500
 
 
 def logged(adata: ad.AnnData) -> pd.DataFrame:

@@ -1,11 +1,11 @@
 """Does integration help behind the embedding? Harmony on `X_sagefm` and on PCA, on the sections of two studies.
 
-    python benchmarks/quality/integration.py
+    python benchmarks/quality/integration.py [--mixing]
 
 Breast: sections A1 to F1 of her2st, one of each patient. Heart: six sections of the developing heart. All sections are
 embedded together by the packaged weights. Harmony (defaults, seed 0) gets the section as batch. Scores: the probe of
-`sagefm.tl.annotate`, leaving out one section at a time (means over sections), and scib-metrics. Spots that pathologists
-called undetermined are left out of the scores. Needs `harmonypy` and `scib-metrics`.
+`sagefm.tl.annotate`, leaving out one section at a time, means over sections. Spots that pathologists called
+undetermined are left out. `--mixing` adds summary scores of scib-metrics. Needs `harmonypy`, and `scib-metrics` for it.
 """
 
 import subprocess
@@ -73,7 +73,7 @@ def difference(values: pd.Series) -> str:
     return f"{values.mean():+.2f} [{low:+.2f}, {high:+.2f}]"
 
 
-def table(adata: ad.AnnData) -> pd.DataFrame:
+def table(adata: ad.AnnData, with_mixing: bool) -> pd.DataFrame:
     """Return one row per representation: scores, and the difference that integration makes to balanced accuracy."""
     keys = [key for key in adata.obsm if key.startswith("X_")]
     by_section = {key: annotated(adata, key) for key in keys}
@@ -82,7 +82,8 @@ def table(adata: ad.AnnData) -> pd.DataFrame:
         key: by_section[key]["balanced_accuracy"] - by_section[of]["balanced_accuracy"] for key, of in PLAIN.items()
     }
     rows["gain in balanced accuracy"] = pd.Series({key: difference(gain) for key, gain in gains.items()})
-    return rows.join(mixed(adata)[["Batch correction", "Bio conservation"]]).fillna({"gain in balanced accuracy": ""})
+    rows = rows.fillna({"gain in balanced accuracy": ""})
+    return rows.join(mixed(adata)[["Batch correction", "Bio conservation"]]) if with_mixing else rows
 
 
 if __name__ == "__main__":
@@ -92,4 +93,4 @@ if __name__ == "__main__":
         adata.obs["truth"] = annotation(adata)
         add_representations(adata)
         print(f"\n{study}\n")
-        print(table(adata).to_markdown(floatfmt=".2f"))
+        print(table(adata, "--mixing" in sys.argv).to_markdown(floatfmt=".2f"), flush=True)
