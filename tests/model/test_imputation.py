@@ -138,8 +138,6 @@ def test_a_mask_without_entries_gives_a_matrix_without_entries(model, tissue):
     assert model.impute_masked(mask=sp.csr_matrix(tissue.shape, dtype=bool)).nnz == 0
 
 
-
-
 def test_the_mask_is_in_the_order_of_the_section(model, tissue, mask):
     order = np.random.default_rng(3).permutation(tissue.n_vars)
     imputed = model.impute_masked(tissue[:, order].copy(), mask=mask[:, order])
