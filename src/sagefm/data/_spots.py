@@ -1,5 +1,6 @@
 """The spots of one AnnData or file: counts, log-normalised expression and neighbourhood means, by model gene."""
 
+import copy
 from collections.abc import Iterable, Iterator
 from functools import cached_property
 from typing import Any, Protocol
@@ -82,8 +83,13 @@ class Spots:
         return neighbor_mean_operator(self.graph)
 
     @cached_property
+    def _normalization_on_cpu(self) -> Normalization:
+        """The normalisation where the counts are: profile and depth are copied from the network's device once."""
+        return copy.deepcopy(self.normalization).cpu()
+
+    @cached_property
     def _logged(self) -> sp.csr_matrix | None:
-        return self.normalization.log_sparse(self._counts, self.masked) if sp.issparse(self._counts) else None
+        return self._normalization_on_cpu.log_sparse(self._counts, self.masked) if sp.issparse(self._counts) else None
 
     def counts(self, rows: np.ndarray) -> sp.csr_matrix:
         """Return counts, float32 (rows, genes), also those of masked genes; zero for genes missing from the panel."""
@@ -98,7 +104,7 @@ class Spots:
         """Return counts on the log scale, (rows, genes), zero where masked."""
         if self._logged is not None:
             return self._logged[rows]
-        return self.normalization.log_sparse(self.counts(rows), self.masked)
+        return self._normalization_on_cpu.log_sparse(self.counts(rows), self.masked)
 
     def neighborhood_means(self, rows: np.ndarray) -> np.ndarray:
         """Return the mean over each spot's neighbours on the log scale, (rows, genes)."""
@@ -122,7 +128,7 @@ class Spots:
     def _log_without(self, rows: np.ndarray, mask: np.ndarray) -> np.ndarray:
         """Return log-normalised expression without the entries in `mask`, boolean (rows, genes), which are zero."""
         counts = torch.from_numpy(self.counts(rows).toarray())
-        return self.normalization.log_dense(counts, torch.from_numpy(mask)).numpy()
+        return self._normalization_on_cpu.log_dense(counts, torch.from_numpy(mask)).numpy()
 
     @cached_property
     def units(self) -> SectionUnits:
