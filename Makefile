@@ -7,7 +7,7 @@ PYTEST_FLAGS ?=# for example -n 4, -k graph or --cov
 
 # For `make test-newest`. Each candidate is run: a shim of pyenv exists for versions that it refuses to start.
 NEWEST_VENV ?= .venv-newest
-NEWEST_PYTHON ?= $(shell for p in python3.14 python3.13 python3.12 python3 $(HOME)/.pyenv/versions/3.1[2-4].*/bin/python; \
+NEWEST_PYTHON ?= $(shell for p in python3.14 python3.13 python3.12 python3 $(foreach v,14 13 12,$(HOME)/.pyenv/versions/3.$v.*/bin/python); \
 	do $$p -c 'import sys; sys.exit(sys.version_info < (3, 12))' 2>/dev/null && echo $$p && break; done)
 # Few of the slow tests, but every room that meets scvi-tools, AnnData or pandas.
 NEWEST_TESTS ?= tests/data tests/module tests/weights/test_folder.py tests/model/test_sagefm.py \
