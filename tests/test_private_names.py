@@ -38,7 +38,7 @@ def private_names(owner: type) -> set[str]:
     """Return the private names of a class of scvi-tools and of its bases there, attributes of instances included."""
     classes = [base for base in owner.__mro__ if base.__module__.startswith("scvi.")]
     names = {name for base in classes for name in vars(base)}
-    names |= set(re.findall(r"\b(?:self|cls)\.(\w+)", "".join(map(inspect.getsource, classes))))
+    names |= set(re.findall(r"\b(?:self|cls|model)\.(\w+)", "".join(map(inspect.getsource, classes))))
     return {name for name in names if re.match("_[a-z]", name)}
 
 
