@@ -99,7 +99,7 @@ def test_files_are_read_on_another_device_than_they_were_written_on(section, acc
         assert np.isfinite(other.get_latent_representation(key_added=None)).all()
 
 
-@pytest.mark.parametrize("precision", ["bf16-mixed", "16-mixed"])
+@pytest.mark.parametrize("precision", ["bf16-mixed", "bf16", "16-mixed"])
 def test_mixed_precision_trains_as_full_precision_does_with_or_without_clipping(section, accelerator, precision):
     if precision == "16-mixed" and accelerator == "cpu":
         pytest.skip("Lightning has no float16 on the CPU")

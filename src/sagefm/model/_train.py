@@ -142,8 +142,9 @@ class TrainMixin(UnsupervisedTrainingMixin, SpotModel):
             early_stopping = early_stopping and datamodule.n_validation > 0
             max_epochs = max_epochs or int(np.clip(_SPOTS_SEEN / datamodule.n_spots, 10, 400))
             early_stopping_patience = early_stopping_patience or max(3, _SPOTS_OF_PATIENCE // datamodule.n_spots)
-        clips = trainer_kwargs.get("gradient_clip_val") and "mixed" in str(trainer_kwargs.get("precision"))
-        plan_kwargs = {"fused": not clips, **(plan_kwargs or {})}  # Lightning cannot clip for a fused optimiser then
+        # Lightning cannot clip gradients for a fused optimiser in mixed precision.
+        clips_mixed = trainer_kwargs.get("gradient_clip_val") and "16" in str(trainer_kwargs.get("precision"))
+        plan_kwargs = {"fused": not clips_mixed, **(plan_kwargs or {})}
         callbacks = [*(trainer_kwargs.pop("callbacks", None) or []), FiniteLoss(), EarlyStopReport()]
         if trainer_kwargs.get("enable_progress_bar", True) and trainer_kwargs.get("simple_progress_bar", True):
             callbacks.append(ProgressOnStderr(trainer_kwargs.get("progress_bar_refresh_rate", 1)))
