@@ -84,11 +84,12 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
 	@$(PIP) -e .
 	@touch $@
 
-# uv finds and downloads the newest releases several times faster than pip.
+# uv finds and downloads the newest releases several times faster than pip. torch is the one build that fits here.
 $(NEWEST_VENV)/.installed: pyproject.toml
 	@echo "==> installing the newest releases in $(NEWEST_VENV)"
 	@$(NEWEST_PYTHON) -m venv --clear $(NEWEST_VENV)
 	@$(NEWEST_VENV)/bin/python -m pip install -qq --disable-pip-version-check $(PIP_FLAGS) uv
+	@$(NEWEST_VENV)/bin/python -m pip install -qq --disable-pip-version-check $(PIP_FLAGS) $(TORCH_FLAGS) $(TORCH)
 	@$(NEWEST_VENV)/bin/uv pip install -q -p $(NEWEST_VENV)/bin/python -e ".[test]"
 	@touch $@
 

@@ -24,6 +24,7 @@ adata = sc.read_h5ad(DATA / "sections" / "dlpfc_maynard2021__151674.h5ad")
 model = sagefm.SAGEFM.from_pretrained("human-mini", adata)
 model.get_latent_representation()
 sagefm.tl.domains(adata, 7)
+sagefm.tl.match_colors(adata, "domain", "annotation")
 logged = sc.pp.log1p(sc.pp.normalize_total(adata, target_sum=model.target_depth, copy=True), copy=True)
 adata.obs["measured"] = logged[:, GENE].to_df()[GENE]
 adata.obs["recovered"] = model.impute_masked(genes=[GENE])[GENE]

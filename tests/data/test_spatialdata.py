@@ -8,7 +8,7 @@ import pytest
 
 import sagefm
 
-PAGE = Path(__file__).parents[2] / "docs" / "input_data.md"
+PAGE = Path(__file__).parents[2] / "docs" / "spatialdata.md"
 spatialdata = pytest.importorskip("spatialdata")
 
 
@@ -28,11 +28,14 @@ def test_a_table_is_set_up_as_it_is(adata, tmp_path):
 
 
 def centroids_of(sdata, table) -> np.ndarray:
-    """The lines of `docs/input_data.md`."""
+    """The lines of `docs/spatialdata.md`."""
+    attrs = table.uns["spatialdata_attrs"]
+    instances = table.obs[attrs["instance_key"]]
+    regions = table.obs.groupby(attrs["region_key"], observed=True).indices
     centers = np.full((table.n_obs, 2), np.nan)
-    for region, rows in table.obs.groupby("region", observed=True).indices.items():
+    for region, rows in regions.items():
         found = spatialdata.get_centroids(sdata[region]).compute()
-        centers[rows] = found.loc[table.obs["spot"].iloc[rows], ["x", "y"]]
+        centers[rows] = found.loc[instances.iloc[rows], ["x", "y"]]
     return centers
 
 
