@@ -23,7 +23,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with the sections and resources that the tutorials read."""
     folder = tmp_path_factory.mktemp("data")
     genes = read_card(packaged_weights()["human-mini"])["genes"]
-    genes = sorted(genes, key=lambda gene: gene not in ("CD74", "STAT1"))[:1200]  # these are named in a tutorial
+    genes = sorted(genes, key=lambda gene: gene not in ("CD74", "STAT1"))[:1500]  # these are named in a tutorial
     write_sections(folder / "sections", genes)
     write_resources(folder / "resources", genes)
     return folder
@@ -31,7 +31,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def write_sections(folder: Path, genes: list[str]) -> None:
     folder.mkdir()
-    adata = sagefm.datasets.simulated_tissue(12, 12, n_genes=len(genes), n_sections=len(SECTIONS), library_size=5000)
+    adata = sagefm.datasets.simulated_tissue(14, 14, n_genes=len(genes), n_sections=len(SECTIONS), library_size=5000)
     adata.var_names = genes
     for number, name in enumerate(SECTIONS, start=1):
         section = adata[adata.obs["sample"] == f"section_{number}"].copy()
