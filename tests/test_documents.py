@@ -134,7 +134,7 @@ def test_only_these_blocks_are_not_run():
     assert {document: number for document, number in reasons.items() if number} == NOT_RUN
 
 
-@pytest.mark.parametrize("document", sorted({*PAGES} - {"docs/domains_annotation.md"}))
+@pytest.mark.parametrize("document", sorted(PAGES))
 def test_code_is_not_wider_than_the_page(document):
     """Lines of more than 75 characters are cut off at the edge of the column."""
     fence = re.compile(r"^```(?:python|bash|text|\{code-cell\})[^\n]*\n(.*?)^```$", flags=re.MULTILINE | re.DOTALL)

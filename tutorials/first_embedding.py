@@ -96,17 +96,19 @@ sc.pl.umap(adata, color="annotation", frameon=False)
 # %% [markdown]
 # ## Spatial domains
 #
-# The embedding describes the spot, given its surroundings. `tl.domains` smooths it over the tissue, so that it
-# describes the *place*, and clusters it. We ask for seven domains because the annotation has seven classes.
+# The embedding describes the spot, given its surroundings. `tl.domains` describes the *place*: it clusters filtered
+# and averaged views of the tissue and takes the consensus. We ask for seven domains because the annotation has seven
+# classes. `tl.match_colors` gives each domain the colour of the layer that it overlaps with most.
 
 # %%
 sagefm.tl.domains(adata, 7)
+sagefm.tl.match_colors(adata, "domain", "annotation")
 axes = sagefm.pl.domains(adata, ["annotation", "domain"])
 
 # %% [markdown]
 # The adjusted Rand index (ARI) is 1 for the annotation itself and about 0 for random domains. For comparison, the
 # same with principal components of the log-normalised counts, which is what you would do without sagefm. For domains
-# alone, PCA with `tl.domains` is about as good, over many sections
+# alone, PCA with `tl.domains` is as good, over many sections
 # ([benchmarks](https://sagefm.readthedocs.io/en/latest/benchmarks.html)); in one section, either can be ahead.
 
 # %%
@@ -125,22 +127,13 @@ pd.Series(ari).round(2)
 # %% [markdown]
 # ## How many domains?
 #
-# Without a number, `tl.domains` tries 2 to 12 and takes the most stable one: domains that come back when the tissue
-# is clustered again without a fifth of its spots. Look at the curve before you rely on the number. Here it shows how
-# coarsely, and not how finely, the tissue can be divided with confidence.
+# Without a number, `tl.domains` tries 4 to 10 and takes the most stable one, above the trend that few domains are more
+# stable than many. Stable domains come back when the tissue is clustered again without a fifth of its spots. Look at
+# the curve before you rely on the number.
 
 # %%
 sagefm.tl.domains(adata, key_added="domain_stable")
-stability = adata.uns["domain_stable"]["stability"]
-stability.plot(
-    x="n_domains",
-    y="ari",
-    marker="o",
-    legend=False,
-    figsize=(4, 2.5),
-    ylabel="stability (ARI)",
-)
-adata.obs["domain_stable"].nunique()
+ax = sagefm.pl.stability(adata, "domain_stable")
 
 # %% [markdown]
 # ## What is a domain?
@@ -170,5 +163,5 @@ sq.pl.nhood_enrichment(adata, cluster_key="domain", figsize=(3, 3))
 # - [Fine tuning and query
 #   mapping](https://sagefm.readthedocs.io/en/latest/tutorials/fine_tuning_and_query_mapping.html): `model.train()` on
 #   your section, in a minute
-# - Domains narrower than the neighbourhood, such as thin layers on coarse arrays, are lost in the smoothing:
-#   `smooth=0` turns it off.
+# - Domains about as narrow as a spot, such as thin layers on coarse arrays, can be lost: `smooth=0` clusters single
+#   spots.

@@ -133,7 +133,7 @@ report.per_class.round(2)
 # does it confuse?
 
 # %%
-report.confusion
+ax = sagefm.pl.confusion(report)
 
 # %% [markdown]
 # ## Was it right?
@@ -142,14 +142,10 @@ report.confusion
 
 # %%
 query = adata[new].copy()
-classes = adata.obs["label"].cat.categories
-columns = {
-    "pathologist": truth[new],
-    "predicted": query.obs["annotation_predicted"],
-}
-for key, values in columns.items():
-    query.obs[key] = pd.Categorical(values, classes)
-    query.uns[f"{key}_colors"] = adata.uns["label_colors"]
+query.obs["pathologist"] = query.obs["label"]
+query.uns["pathologist_colors"] = adata.uns["label_colors"]
+query.obs["predicted"] = query.obs["annotation_predicted"]
+sagefm.tl.match_colors(query, "predicted", "pathologist")
 query.obs["confidence"] = query.obs["annotation_predicted_confidence"]
 axes = sagefm.pl.domains(query, ["pathologist", "predicted", "confidence"])
 
@@ -171,7 +167,7 @@ pd.Series(
 ).round(2)
 
 # %%
-pd.crosstab(told["pathologist"].astype(str), told["predicted"].astype(str))
+ax = sagefm.pl.confusion(query, "pathologist", "predicted")
 
 # %% [markdown]
 # ## What could go wrong

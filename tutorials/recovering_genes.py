@@ -104,11 +104,7 @@ common = adata.to_df().sum().nlargest(500).index
 gene = recovery["r"].reindex(common).idxmax()
 recovered = model.impute_masked(genes=[gene])
 measured = logged(adata, model.target_depth)
-adata.obs[f"{gene}, measured"] = measured[gene]
-adata.obs[f"{gene}, recovered"] = recovered[gene]
-axes = sagefm.pl.domains(
-    adata, [f"{gene}, measured", f"{gene}, recovered"]
-)
+axes = sagefm.pl.recovered(adata, recovered)
 
 # %% [markdown]
 # The best gene flatters the model; the plot above is for all of them. And the map is smoother than the measured one
@@ -122,7 +118,8 @@ axes = sagefm.pl.domains(
 # %%
 rng = np.random.default_rng(0)
 known = adata[:, adata.var_names.isin(model.genes)].to_df().sum()
-missing = list(rng.choice(known.nlargest(2000).index, 200, replace=False))
+known = known[known > 0].nlargest(2000)
+missing = list(rng.choice(known.index, 200, replace=False))
 panel = adata[:, ~adata.var_names.isin(missing)].copy()
 
 predicted = model.impute_masked(panel, genes=missing)

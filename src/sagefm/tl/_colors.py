@@ -20,9 +20,16 @@ def default_colors(n: int) -> list[str]:
 
 def colors_of(adata: AnnData, key: str) -> dict[str, str]:
     """Return the colour of every category of `obs[key]`: the stored ones if their number is right, else the default."""
-    names = obs_column(adata, key, "key").astype("category").cat.categories.astype(str)
+    names = _categories(obs_column(adata, key, "key"))
     stored = list(adata.uns.get(f"{key}_colors", ()))
     return dict(zip(names, stored if len(stored) == len(names) else default_colors(len(names)), strict=True))
+
+
+def _categories(column: pd.Series) -> list[str]:
+    """Return the names of categories in their order; those of text and numbers are sorted as text."""
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        return column.cat.categories.astype(str).tolist()
+    return sorted(set(column.dropna().astype(str)))
 
 
 def write_colors(adata: AnnData, key: str, given: Mapping[str, str] | None = None) -> None:
@@ -70,9 +77,9 @@ def match_colors(adata: AnnData, key: str, reference: str) -> None:
     True
     """
     colors = colors_of(adata, reference)
-    columns = [obs_column(adata, name, "key").astype("category").astype("str") for name in (key, reference)]
-    overlap = pd.crosstab(columns[0], columns[1])
-    overlap = overlap.loc[overlap.index != "nan", overlap.columns.isin(list(colors))]
+    labels = pd.DataFrame({name: obs_column(adata, name, "key").astype(object) for name in (key, reference)})
+    labels = labels.dropna().astype(str)
+    overlap = pd.crosstab(labels[key], labels[reference])
     rows, partners = linear_sum_assignment(-overlap.to_numpy())
     adata.obs[key] = adata.obs[key].astype("category")
     adata.uns[f"{reference}_colors"] = list(colors.values())
