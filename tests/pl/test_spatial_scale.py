@@ -27,6 +27,13 @@ def test_variograms_are_those_of_the_section(section):
     assert np.allclose(ax.lines[0].get_ydata(), drawn["semivariance"] / axes.loc[widest, "variance"])
 
 
+def test_sections_that_are_numbers_are_found(section):
+    section.obs["number"] = section.obs["sample"].cat.codes
+    sagefm.tl.spatial_filter(section, use_rep="X_pca", sample_key="number", key_added="numbered")
+    found = [sagefm.pl.variograms(section, "numbered", section=name).lines[0].get_ydata() for name in (1, "1")]
+    assert np.array_equal(*found)
+
+
 def test_stability_marks_the_chosen_number(section):
     ax = sagefm.pl.stability(section)
     trend, ari, chosen = ax.lines

@@ -36,6 +36,29 @@ def test_columns_of_text_and_without_colours_are_matched(labelled):
     assert len(set(labelled.uns["domain_colors"]) & set(labelled.uns["annotation_colors"])) == 3
 
 
+@pytest.mark.parametrize("colors", [[(1, 0, 0), "C1", "green"], np.eye(3)], ids=["mixed", "array"])
+def test_colours_of_any_kind_become_text(labelled, colors):
+    """A list of both text and tuples can be neither sliced nor written."""
+    labelled.uns["annotation_colors"] = colors
+    sagefm.tl.match_colors(labelled, "domain", "annotation")
+    assert labelled.uns["annotation_colors"][0] == "#ff0000"
+    assert all(isinstance(color, str) for color in labelled.uns["domain_colors"])
+
+
+def test_default_colours_are_text_beyond_the_cycle_of_matplotlib(labelled, tmp_path):
+    labelled.obs["number"] = pd.Categorical([str(i % 9) for i in range(60)])
+    sagefm.tl.match_colors(labelled, "number", "domain")
+    assert all(isinstance(color, str) for color in labelled.uns["number_colors"])
+    labelled[:30].write_h5ad(tmp_path / "a.h5ad")
+
+
+@pytest.mark.parametrize("colors", [{"fat": 1, "stroma": 2, "tumour": 3}, "red", ["red"], ["x", "y", "z"]], ids=repr)
+def test_colours_that_are_none_are_replaced(labelled, colors):
+    labelled.uns["annotation_colors"] = colors
+    sagefm.tl.match_colors(labelled, "domain", "annotation")
+    assert len(set(labelled.uns["annotation_colors"])) == 3
+
+
 def test_a_missing_column_is_named(labelled):
     with pytest.raises(KeyError, match="'none' is not a column of obs"):
         sagefm.tl.match_colors(labelled, "domain", "none")

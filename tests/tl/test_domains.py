@@ -191,6 +191,44 @@ def test_expression_is_read_from_a_layer_raw_or_normalised(patches):
         sagefm.tl.domains(patches, 3, use_rep="X", layer="none")
 
 
+def test_expression_is_read_from_a_backed_file(patches, tmp_path):
+    sagefm.tl.domains(patches, 3, use_rep="X", key_added="in_memory")
+    patches.write_h5ad(tmp_path / "a.h5ad")
+    backed = ad.read_h5ad(tmp_path / "a.h5ad", backed="r")
+    sagefm.tl.domains(backed, 3, use_rep="X")
+    assert (backed.obs["domain"] == patches.obs["in_memory"]).all()
+    backed.file.close()
+
+
+def test_whole_numbers_below_zero_are_no_counts(patches):
+    patches.X = np.round(4 * patches.X.log1p().toarray()) - 3
+    sagefm.tl.domains(patches, 3, use_rep="X")
+    assert ari(patches) > 0.6
+
+
+def test_expression_without_signal_is_left_out(patches):
+    patches.layers["none"] = 0 * patches.X
+    sagefm.tl.domains(patches, 3, use_rep="X", layer="none")
+    of_no_genes = patches[:, :0].copy()
+    for other in (of_no_genes, patches[:, :1].copy()):
+        sagefm.tl.domains(other, 3, use_rep="X")
+        assert (other.obs["domain"] == patches.obs["domain"]).all()
+
+
+def test_missing_expression_is_refused(patches):
+    patches.layers["joined"] = patches.X.toarray()
+    patches.layers["joined"][:5, 7] = np.nan
+    with pytest.raises(ValueError, match=r"layers\['joined'\] has 5 values that are NaN or infinite"):
+        sagefm.tl.domains(patches, 3, use_rep="X", layer="joined")
+
+
+def test_a_constant_representation_is_refused(patches):
+    patches.obsm["X"][:] = 1
+    for smooth in ("auto", 0):
+        with pytest.raises(ValueError, match=r"All rows of obsm\['X'\] are the same"):
+            sagefm.tl.domains(patches, 3, use_rep="X", smooth=smooth)
+
+
 def test_spots_that_are_always_together_have_the_same_coordinates():
     clusterings = np.array([[0, 0, 1, 1, 2], [1, 1, 0, 2, 2], [2, 2, 0, 0, 1]])
     coordinates = co_membership(clusterings)

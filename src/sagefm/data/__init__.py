@@ -10,7 +10,7 @@ from sagefm.data._batches import (
     NeighborhoodDataset,
 )
 from sagefm.data._checksums import checksum_of, stamp_of
-from sagefm.data._counts import CHUNK, as_csr, checked_totals, looks_like_counts
+from sagefm.data._counts import CHUNK, checked_totals, looks_like_counts, read_rows
 from sagefm.data._fields import SetupKeys, refuse_unknown_arguments
 from sagefm.data._genes import gene_names, match_genes, positions_of, refuse_duplicates
 from sagefm.data._graph import NEAREST_14, check_graph, compact_blocks, neighbor_mean_operator

@@ -128,6 +128,6 @@ def _result(adata: AnnData, key: str, part: str, source: str) -> dict:
 
 def _of_section(table: pd.DataFrame, section: str | None) -> pd.DataFrame:
     sections = table["section"].astype(str)
-    if section is not None and section not in set(sections):
+    if section is not None and str(section) not in set(sections):
         raise MissingKeyError(f"section={section!r} is not in the results; found {sorted(set(sections))}.")
-    return table[sections == (sections.iloc[0] if section is None else section)]
+    return table[sections == (sections.iloc[0] if section is None else str(section))]

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import matplotlib as mpl
 import pandas as pd
 from anndata import AnnData
+from matplotlib.colors import is_color_like, to_hex
 from scanpy.plotting.palettes import default_20, default_28, default_102
 from scipy.optimize import linear_sum_assignment
 
@@ -12,17 +13,18 @@ from sagefm.data import obs_column
 
 
 def default_colors(n: int) -> list[str]:
-    """Return the colours that scanpy would give `n` categories."""
+    """Return the colours that scanpy would give `n` categories, as text: others cannot be mixed in one column."""
     cycle = mpl.rcParams["axes.prop_cycle"].by_key().get("color", [])
     palettes = (cycle, default_20, default_28, default_102, ["grey"] * n)
-    return list(next(palette for palette in palettes if len(palette) >= n)[:n])
+    return [to_hex(color) for color in next(palette for palette in palettes if len(palette) >= n)[:n]]
 
 
 def colors_of(adata: AnnData, key: str) -> dict[str, str]:
-    """Return the colour of every category of `obs[key]`: the stored ones if their number is right, else the default."""
+    """Return the colour of every category of `obs[key]`: the stored ones if there is one for each, else the default."""
     names = _categories(obs_column(adata, key, "key"))
-    stored = list(adata.uns.get(f"{key}_colors", ()))
-    return dict(zip(names, stored if len(stored) == len(names) else default_colors(len(names)), strict=True))
+    stored = [color for color in adata.uns.get(f"{key}_colors", ()) if is_color_like(color)]
+    colors = map(to_hex, stored) if len(stored) == len(names) else default_colors(len(names))
+    return dict(zip(names, colors, strict=True))
 
 
 def _categories(column: pd.Series) -> list[str]:
@@ -37,7 +39,7 @@ def write_colors(adata: AnnData, key: str, given: Mapping[str, str] | None = Non
     names, given = adata.obs[key].cat.categories.astype(str), dict(given or {})
     unused = [color for color in default_colors(len(names) + len(given)) if color not in given.values()]
     given |= dict(zip([name for name in names if name not in given], unused, strict=False))
-    adata.uns[f"{key}_colors"] = [given.get(name, "grey") for name in names]
+    adata.uns[f"{key}_colors"] = [given.get(name, to_hex("grey")) for name in names]
 
 
 def match_colors(adata: AnnData, key: str, reference: str) -> None:

@@ -124,6 +124,8 @@ def domains(
     values, embedded = representation(adata, use_rep)
     if scale_by is not None:
         values = scaled_within(values, groups(adata, scale_by, "scale_by"))
+    if not np.ptp(values[embedded], axis=0).any():
+        raise ValueError(f"All rows of obsm[{use_rep!r}] are the same, so no domains can be distinguished.")
     candidates = _candidates(n_domains, int(embedded.sum()))
     views = _views(adata, values, embedded, smooth, layer, sample_key, neighbors_key, seed)
     tried = {number: _cluster(views, number, method, seed, compare=len(candidates) > 1) for number in candidates}

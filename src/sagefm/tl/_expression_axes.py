@@ -7,17 +7,23 @@ from scipy.sparse.linalg import LinearOperator, svds
 from sklearn.utils.sparsefuncs import mean_variance_axis
 
 from sagefm._errors import MissingKeyError
-from sagefm.data import as_csr, log_scaled, looks_like_counts
+from sagefm.data import log_scaled, looks_like_counts, read_rows
 
 _SCALE_FLOOR = 0.4  # added to standard deviations of genes in quadrature, as in the model
 
 
 def expression_of(adata: AnnData, layer: str | None) -> sp.csr_matrix | None:
-    """Return X or a layer, (spots, genes); None if there is no X."""
+    """Return X or a layer, (spots, genes); None if there is no X, or it has one gene or only zeros."""
     if layer is not None and layer not in adata.layers:
         raise MissingKeyError(f"layer={layer!r} is not in layers; found {sorted(adata.layers)}.")
-    expression = adata.X if layer is None else adata.layers[layer]
-    return None if expression is None or not adata.n_vars else as_csr(expression)
+    stored = adata.X if layer is None else adata.layers[layer]
+    if stored is None or adata.n_vars < 2:
+        return None
+    expression = read_rows(stored, slice(None))
+    if n_wrong := int((~np.isfinite(expression.data)).sum()):
+        where = "X" if layer is None else f"layers[{layer!r}]"
+        raise ValueError(f"{where} has {n_wrong} values that are NaN or infinite. Fill them in, or pass another layer.")
+    return expression if expression.count_nonzero() else None
 
 
 def expression_axes(
@@ -51,7 +57,8 @@ def expression_axes(
 
 def _standardized(expression: sp.csr_matrix, section: np.ndarray, n_sections: int) -> tuple[sp.csr_matrix, np.ndarray]:
     """Return genes over their deviation in each section, and their means to subtract, (sections, genes)."""
-    logged = _logged(expression, section, n_sections) if looks_like_counts(expression) else expression.copy()
+    are_counts = looks_like_counts(expression) and expression.data.min(initial=0) >= 0
+    logged = _logged(expression, section, n_sections) if are_counts else expression.copy()
     scale, offsets = np.empty((2, n_sections, expression.shape[1]))
     for number in range(n_sections):
         gene_mean, variance = mean_variance_axis(logged[section == number], axis=0)
