@@ -61,10 +61,12 @@ def variograms(
     axes, points = (_of_section(found[name], section) for name in ("axes", "variograms"))
     axes = axes.assign(shared=axes["variance"] * axes["spatial_share"]).nlargest(n_axes, "shared")
     ax = new_axes() if ax is None else ax
-    for place, axis in zip(np.linspace(0, 1, len(axes)), axes.itertuples(), strict=True):
-        line = points[points["axis"] == axis.axis]
-        label = f"axis {axis.axis}, spatial share {axis.spatial_share:.2f}"
-        ax.plot(line["ring"], line["semivariance"] / axis.variance, "o-", color=SEQUENTIAL(place), label=label)
+    places = np.linspace(0, 1, len(axes))
+    shown = zip(places, axes["axis"], axes["variance"], axes["spatial_share"], strict=True)
+    for place, axis, variance, share in shown:
+        line = points[points["axis"] == axis]
+        label = f"axis {axis}, spatial share {share:.2f}"
+        ax.plot(line["ring"], line["semivariance"] / variance, "o-", color=SEQUENTIAL(place), label=label)
     ax.set(xlabel="rings between spots", ylabel="semivariance / variance", ylim=(0, None))
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.legend(frameon=False, fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))  # lines fill the axes
