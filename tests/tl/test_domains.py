@@ -237,6 +237,12 @@ def test_domains_without_spots_are_reported(grid):
     assert grid.obs["domain"].nunique() == 4
 
 
+def test_noise_without_expression_is_clustered_without_warnings(grid, recwarn):
+    grid.obsm["X"] = np.random.default_rng(0).normal(size=(800, 4))
+    sagefm.tl.domains(grid, 4, use_rep="X")
+    assert not [str(warning.message) for warning in recwarn if "distinct clusters" in str(warning.message)]
+
+
 def test_a_number_must_be_given_for_a_few_spots(grid):
     with pytest.raises(ValueError, match="only 4 embedded spots; pass the number of domains"):
         sagefm.tl.domains(grid[:4].copy(), use_rep="X", smooth=0)
