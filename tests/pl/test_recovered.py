@@ -1,5 +1,6 @@
 """Measured and recovered genes on the tissue."""
 
+import anndata as ad
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -121,6 +122,34 @@ def test_genes_missing_from_the_panel_are_grey_where_the_measured_would_be(secti
     measured, drawn = sagefm.pl.recovered(panel, found)[0]
     assert np.isnan(values(measured)).all() and np.isfinite(values(drawn)).all()
     assert (measured.get_title(), drawn.get_title()) == ("LIG1, not measured", "LIG1, recovered")
+
+
+def test_sections_without_coordinates_have_no_panels(sections, pretrained):
+    found = pretrained.impute_masked(genes=GENES[:1])
+    adata = sections.copy()
+    adata.obsm["spatial"] = np.where(adata.obs[["sample"]] == "section_1", np.nan, adata.obsm["spatial"])
+    assert sagefm.pl.recovered(adata, found, sample_key="sample").shape == (1, 2)
+    assert "r = " in sagefm.pl.recovered(adata, found)[0, 1].get_title()
+    adata.obsm["spatial"][:] = np.nan
+    with pytest.raises(ValueError, match="No spot has finite coordinates"):
+        sagefm.pl.recovered(adata, found)
+
+
+def test_counts_are_read_from_a_backed_file(sections, pretrained, tmp_path):
+    found = pretrained.impute_masked(genes=GENES[:1])
+    sections.write_h5ad(tmp_path / "a.h5ad")
+    backed = ad.read_h5ad(tmp_path / "a.h5ad", backed="r")
+    drawn = [values(sagefm.pl.recovered(adata, found)[0, 0]) for adata in (backed, sections)]
+    np.testing.assert_array_equal(*drawn)
+    backed.file.close()
+
+
+def test_missing_counts_are_named(sections, pretrained):
+    found = pretrained.impute_masked(genes=GENES[:1])
+    adata = sections.copy()
+    adata.layers["counts"], adata.X = adata.X, None
+    with pytest.raises(KeyError, match="adata has no X; pass the layer .* \\['counts'\\]"):
+        sagefm.pl.recovered(adata, found)
 
 
 def test_panels_are_drawn_on_given_axes(sections, pretrained):

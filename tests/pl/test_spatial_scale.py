@@ -34,6 +34,12 @@ def test_sections_that_are_numbers_are_found(section):
     assert np.array_equal(*found)
 
 
+def test_the_legend_of_variograms_hides_no_line(section):
+    ax = sagefm.pl.variograms(section, "X_pca_filtered")
+    ax.figure.canvas.draw()
+    assert ax.get_legend().get_window_extent().x0 >= ax.get_window_extent().x1
+
+
 def test_stability_marks_the_chosen_number(section):
     ax = sagefm.pl.stability(section)
     trend, ari, chosen = ax.lines

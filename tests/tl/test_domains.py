@@ -229,6 +229,25 @@ def test_a_constant_representation_is_refused(patches):
             sagefm.tl.domains(patches, 3, use_rep="X", smooth=smooth)
 
 
+@pytest.mark.filterwarnings("ignore:Number of distinct clusters")
+def test_domains_without_spots_are_reported(grid):
+    grid.obsm["X"] = np.eye(4)[grid.obs["quarter"].astype(int)]
+    with pytest.warns(UserWarning, match="Only 4 of 6 domains have spots"):
+        sagefm.tl.domains(grid, 6, use_rep="X", smooth=0)
+    assert grid.obs["domain"].nunique() == 4
+
+
+def test_noise_without_expression_is_clustered_without_warnings(grid, recwarn):
+    grid.obsm["X"] = np.random.default_rng(0).normal(size=(800, 4))
+    sagefm.tl.domains(grid, 4, use_rep="X")
+    assert not [str(warning.message) for warning in recwarn if "distinct clusters" in str(warning.message)]
+
+
+def test_a_number_must_be_given_for_a_few_spots(grid):
+    with pytest.raises(ValueError, match="only 4 embedded spots; pass the number of domains"):
+        sagefm.tl.domains(grid[:4].copy(), use_rep="X", smooth=0)
+
+
 def test_spots_that_are_always_together_have_the_same_coordinates():
     clusterings = np.array([[0, 0, 1, 1, 2], [1, 1, 0, 2, 2], [2, 2, 0, 0, 1]])
     coordinates = co_membership(clusterings)

@@ -87,9 +87,7 @@ def draw_maps(
 ) -> np.ndarray:
     """Draw the maps of :func:`domains`; `colors` are `cmap` and `norm` of columns of numbers."""
     light = _for_squidpy(adata, keys, spatial_key)
-    sections = sections_of(adata, sample_key, np.isfinite(light.obsm["spatial"]).all(axis=1))
-    if not sections:
-        raise ValueError(f"No spot has finite coordinates in obsm[{spatial_key!r}].")
+    sections = sections_of(adata, sample_key, spatial_key)
     grid = panel_grid(axes, len(sections), len(keys), ncols)
     for row, (section, spots) in zip(grid, sections.items(), strict=True):
         for ax, key in zip(row, keys, strict=True):
@@ -98,8 +96,11 @@ def draw_maps(
     return grid
 
 
-def sections_of(adata: AnnData, sample_key: str | None, drawn: np.ndarray) -> dict[str, np.ndarray]:
-    """Return the positions of the drawn spots of each section; `drawn` is boolean, (spots,)."""
+def sections_of(adata: AnnData, sample_key: str | None, spatial_key: str) -> dict[str, np.ndarray]:
+    """Return the positions of the drawn spots of each section: those with finite coordinates."""
+    drawn = np.isfinite(_coordinates(adata, spatial_key)).all(axis=1)
+    if not drawn.any():
+        raise ValueError(f"No spot has finite coordinates in obsm[{spatial_key!r}].")
     names = obs_column(adata, sample_key, "sample_key") if sample_key is not None else pd.Series("", adata.obs_names)
     positions = pd.Series(np.arange(adata.n_obs))[drawn]
     return {name: rows.to_numpy() for name, rows in positions.groupby(names.astype(str).to_numpy()[drawn])}
@@ -108,14 +109,17 @@ def sections_of(adata: AnnData, sample_key: str | None, drawn: np.ndarray) -> di
 def _for_squidpy(adata: AnnData, keys: list[str], spatial_key: str) -> AnnData:
     """Return only what squidpy reads, so that the user's object stays as it is."""
     obs = pd.DataFrame({key: obs_column(adata, key, "keys") for key in keys})
-    if spatial_key not in adata.obsm:
-        raise MissingKeyError(f"spatial_key={spatial_key!r} is not in obsm; there are {sorted(adata.obsm)}.")
     colors = {}
     for key in obs.select_dtypes(exclude="number"):
         obs[key] = obs[key].astype("category")
         colors[f"{key}_colors"] = list(colors_of(adata, str(key)).values())
-    coordinates = as_numbers(adata.obsm[spatial_key], f"obsm[{spatial_key!r}]")[:, :2]
-    return AnnData(obs=obs, obsm={"spatial": coordinates}, uns=colors)
+    return AnnData(obs=obs, obsm={"spatial": _coordinates(adata, spatial_key)}, uns=colors)
+
+
+def _coordinates(adata: AnnData, spatial_key: str) -> np.ndarray:
+    if spatial_key not in adata.obsm:
+        raise MissingKeyError(f"spatial_key={spatial_key!r} is not in obsm; there are {sorted(adata.obsm)}.")
+    return as_numbers(adata.obsm[spatial_key], f"obsm[{spatial_key!r}]")[:, :2]
 
 
 def panel_grid(axes: Axes | Sequence[Axes] | np.ndarray | None, n_sections: int, n_keys: int, ncols: int) -> np.ndarray:

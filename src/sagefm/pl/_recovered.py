@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 
 from sagefm._errors import MissingKeyError, refuse_unknown
-from sagefm.data import gene_names, obs_column
+from sagefm.data import gene_names, obs_column, read_rows
 from sagefm.pl._maps import draw_maps, panel_grid, sections_of
 
 Scale = Literal["log1p", "linear", "counts"]
@@ -94,7 +94,7 @@ def recovered(
         raise TypeError(f"`predicted` must be a DataFrame, or a key of one; found {type(frame).__name__}.")
     chosen = _chosen(frame, genes)
     measured, found = _on_one_scale(adata, frame, chosen, layer, gene_symbols, scale, target_sum)
-    sections = sections_of(adata, sample_key, np.ones(adata.n_obs, dtype=bool))
+    sections = sections_of(adata, sample_key, spatial_key)
     grid = panel_grid(axes, 2 * len(chosen) * len(sections), 1, max(ncols // 2 * 2, 2)).reshape(-1, 2)
     for number, (gene, panels) in enumerate(zip(chosen, np.split(grid, len(chosen)), strict=True)):
         pair = pd.DataFrame({"measured": measured[:, number], "recovered": found[:, number]}, adata.obs_names)
@@ -154,7 +154,9 @@ def _on_one_scale(
 def _counts(adata: AnnData, layer: str | None) -> sp.csr_matrix:
     if layer is not None and layer not in adata.layers:
         raise MissingKeyError(f"layer={layer!r} is not in layers; there are {sorted(adata.layers)}.")
-    return sp.csr_matrix(adata.X if layer is None else adata.layers[layer])
+    if layer is None and adata.X is None:
+        raise MissingKeyError(f"adata has no X; pass the layer with the raw counts, one of {sorted(adata.layers)}.")
+    return read_rows(adata.X if layer is None else adata.layers[layer], slice(None))
 
 
 def _measured(counts: sp.csr_matrix, columns: np.ndarray, target_sum: float | None) -> np.ndarray:

@@ -61,16 +61,15 @@ def variograms(
     axes, points = (_of_section(found[name], section) for name in ("axes", "variograms"))
     axes = axes.assign(shared=axes["variance"] * axes["spatial_share"]).nlargest(n_axes, "shared")
     ax = new_axes() if ax is None else ax
-    shown = zip(
-        np.linspace(0, 1, max(len(axes), 1)), axes["axis"], axes["variance"], axes["spatial_share"], strict=False
-    )
+    places = np.linspace(0, 1, len(axes))
+    shown = zip(places, axes["axis"], axes["variance"], axes["spatial_share"], strict=True)
     for place, axis, variance, share in shown:
         line = points[points["axis"] == axis]
         label = f"axis {axis}, spatial share {share:.2f}"
         ax.plot(line["ring"], line["semivariance"] / variance, "o-", color=SEQUENTIAL(place), label=label)
     ax.set(xlabel="rings between spots", ylabel="semivariance / variance", ylim=(0, None))
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    ax.legend(frameon=False, fontsize="small")
+    ax.legend(frameon=False, fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))  # lines fill the axes
     return ax
 
 

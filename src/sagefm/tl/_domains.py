@@ -100,7 +100,8 @@ def domains(
     Warns
     -----
     UserWarning
-        If no resolution gives exactly `n_domains`; the nearest number is used.
+        If no resolution gives exactly `n_domains`; the nearest number is used. If some of `n_domains` have no spots, as
+        when many spots have the same representation.
 
     References
     ----------
@@ -132,6 +133,9 @@ def domains(
     stability = stability_table({number: ari for number, (_, ari) in tried.items()})
     chosen = candidates[0] if len(candidates) == 1 else most_stable(stability)
     adata.obs[key_added] = _named(tried[chosen][0], embedded)
+    n_found = adata.obs[key_added].cat.categories.size
+    if method == "gmm" and n_found < chosen:
+        warnings.warn(f"Only {n_found} of {chosen} domains have spots; pass a smaller n_domains.", stacklevel=2)
     write_colors(adata, key_added)
     params = {"n_domains": chosen, "use_rep": use_rep, "method": method, "smooth": smooth, "seed": seed}
     keys = {"layer": layer, "sample_key": sample_key, "scale_by": scale_by, "neighbors_key": neighbors_key}
@@ -175,7 +179,9 @@ def _candidates(n_domains: int | Iterable[int] | None, n_spots: int) -> list[int
     """Return the numbers of domains to try, in ascending order."""
     most = int(SUBSAMPLE * n_spots)
     if n_domains is None:
-        return [number for number in CANDIDATES if number <= max(most, 2)]
+        if most < CANDIDATES[0]:
+            raise ValueError(f"There are only {n_spots} embedded spots; pass the number of domains as n_domains.")
+        return [number for number in CANDIDATES if number <= most]
     numbers: set[Any] = set(n_domains) if isinstance(n_domains, Iterable) else {n_domains}
     if any(not isinstance(number, Real) or number % 1 != 0 for number in numbers):
         raise ValueError(f"n_domains={n_domains!r} must be a whole number, or several.")

@@ -25,7 +25,7 @@ def views_of_tissue(
     layer: str | None,
     seed: int,
 ) -> list[np.ndarray]:
-    """Return three views of embedded spots, each (spots, up to 16); two without expression, each (spots, up to 8).
+    """Return three views of embedded spots, each (spots, up to 16); without expression at most two, (spots, up to 8).
 
     Eight components of expression averaged over the neighbourhood, which show broad domains, stand beside eight axes
     that also show narrow ones: of `values` filtered, of `values` averaged, and of expression filtered.
@@ -37,7 +37,8 @@ def views_of_tissue(
     narrow = [_widest(filtered_by_section(axes, rings, names)[0]), _components(mean @ values, seed)]
     expression = expression_of(adata, layer)
     if expression is None:
-        return [_on_one_scale(part) for part in narrow]
+        varied = [part for part in narrow if np.ptp(part, axis=0).any()]  # the filter leaves nothing of pure noise
+        return [_on_one_scale(part) for part in varied or narrow]
     expression = expression[embedded]
     broad = _on_one_scale(expression_axes(expression, mean, names, N_AXES, seed))
     unsmoothed = expression_axes(expression, None, names, _N_EXPRESSION, seed)
