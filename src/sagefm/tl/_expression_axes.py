@@ -1,5 +1,7 @@
 """Principal components of standardised expression, as it is or averaged over the neighbourhood; genes stay sparse."""
 
+from typing import NamedTuple
+
 import numpy as np
 import scipy.sparse as sp
 from anndata import AnnData
@@ -10,6 +12,17 @@ from sagefm._errors import MissingKeyError
 from sagefm.data import log_scaled, looks_like_counts, read_rows
 
 _SCALE_FLOOR = 0.4  # added to standard deviations of genes in quadrature, as in the model
+
+
+class StandardizedExpression(NamedTuple):
+    """Genes over their deviation within sections, (spots, genes), sparse, and what centres them.
+
+    `offsets`, (sections, genes), is to be subtracted; `section`, (spots,), has the row of every spot.
+    """
+
+    scaled: sp.csr_matrix
+    offsets: np.ndarray
+    section: np.ndarray
 
 
 def expression_of(adata: AnnData, layer: str | None) -> sp.csr_matrix | None:
@@ -27,15 +40,13 @@ def expression_of(adata: AnnData, layer: str | None) -> sp.csr_matrix | None:
 
 
 def expression_axes(
-    expression: sp.csr_matrix, mean: sp.csr_matrix | None, sections: np.ndarray, n_axes: int, seed: int
+    expression: StandardizedExpression, mean: sp.csr_matrix | None, n_axes: int, seed: int
 ) -> np.ndarray:
-    """Return the leading components of standardised expression, averaged by `mean` if it is given, (spots, axes).
+    """Return the leading components of expression, averaged by `mean` if it is given, (spots, axes).
 
-    Raw counts are normalised by library size and logged; anything else is taken as it is. Genes are standardised within
-    sections. They are neither averaged nor centred, but the products that the decomposition needs are.
+    Genes are neither averaged nor centred, but the products that the decomposition needs are.
     """
-    names, section = np.unique(sections, return_inverse=True)
-    scaled, offsets = _standardized(expression, section, len(names))
+    scaled, offsets, section = expression
     members = sp.csr_matrix((np.ones(len(section), np.float32), (section, np.arange(len(section)))))
 
     def project(genes: np.ndarray) -> np.ndarray:
@@ -55,8 +66,13 @@ def expression_axes(
     return (left * deviation)[:, ::-1].astype(np.float64)
 
 
-def _standardized(expression: sp.csr_matrix, section: np.ndarray, n_sections: int) -> tuple[sp.csr_matrix, np.ndarray]:
-    """Return genes over their deviation in each section, and their means to subtract, (sections, genes)."""
+def standardized(expression: sp.csr_matrix, sections: np.ndarray) -> StandardizedExpression:
+    """Standardise genes within sections.
+
+    Raw counts are normalised by library size and logged; anything else is taken as it is.
+    """
+    names, section = np.unique(sections, return_inverse=True)
+    n_sections = len(names)
     are_counts = looks_like_counts(expression) and expression.data.min(initial=0) >= 0
     logged = _logged(expression, section, n_sections) if are_counts else expression.copy()
     scale, offsets = np.empty((2, n_sections, expression.shape[1]))
@@ -65,7 +81,7 @@ def _standardized(expression: sp.csr_matrix, section: np.ndarray, n_sections: in
         scale[number] = np.sqrt(variance + _SCALE_FLOOR**2)
         offsets[number] = gene_mean / scale[number]
     logged.data /= scale[np.repeat(section, np.diff(logged.indptr)), logged.indices].astype(np.float32)
-    return logged, offsets.astype(np.float32)
+    return StandardizedExpression(logged, offsets.astype(np.float32), section)
 
 
 def _logged(counts: sp.csr_matrix, section: np.ndarray, n_sections: int) -> sp.csr_matrix:

@@ -88,7 +88,8 @@ def spatial_filter(
     refuse_unwritable_key(key_added, "key_added")
     values, embedded = representation(adata, use_rep)
     sections = None if sample_key is None else groups(adata, sample_key, "sample_key")
-    rings = rings_of_embedded(adata, embedded, neighbors_key, sections, n_rings)
+    graph = graph_of_embedded(adata, embedded, neighbors_key, sections)
+    rings = rings_of_embedded(adata, embedded, neighbors_key, graph, n_rings)
     filtered = np.full_like(values, np.nan)
     filtered[embedded], found = filtered_by_section(values[embedded], rings, names_of(sections, embedded))
     key = f"{use_rep}_filtered" if key_added is None else key_added
@@ -102,10 +103,9 @@ def spatial_filter(
 
 
 def rings_of_embedded(
-    adata: AnnData, embedded: np.ndarray, neighbors_key: str, sections: np.ndarray | None, n_rings: int = N_RINGS
+    adata: AnnData, embedded: np.ndarray, neighbors_key: str, graph: sp.csr_matrix, n_rings: int = N_RINGS
 ) -> list[sp.csr_matrix]:
-    """Return the rings of neighbours of embedded spots among themselves, nearest first, each (spots, spots)."""
-    graph = graph_of_embedded(adata, embedded, neighbors_key, sections)
+    """Return the rings of neighbours in the `graph` of embedded spots, nearest first, each (spots, spots)."""
     lengths = adata.obsp.get(f"{neighbors_key}_distances")
     among = None if lengths is None else sp.csr_matrix(lengths)[embedded][:, embedded]
     return rings_of_neighbors(graph, among, n_rings)

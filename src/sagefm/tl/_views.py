@@ -5,7 +5,7 @@ from anndata import AnnData
 from sklearn.decomposition import PCA
 
 from sagefm.data import neighbor_mean_operator
-from sagefm.tl._expression_axes import expression_axes, expression_of
+from sagefm.tl._expression_axes import expression_axes, expression_of, standardized
 from sagefm.tl._filter import names_of, rings_of_embedded
 from sagefm.tl._inputs import graph_of_embedded
 from sagefm.tl._kriging import filtered_by_section
@@ -31,17 +31,18 @@ def views_of_tissue(
     that also show narrow ones: of `values` filtered, of `values` averaged, and of expression filtered.
     """
     names, instead = names_of(sections, embedded), ", or use smooth=0"
-    mean = neighbor_mean_operator(graph_of_embedded(adata, embedded, neighbors_key, sections, instead), with_self=True)
-    rings = rings_of_embedded(adata, embedded, neighbors_key, sections)
+    graph = graph_of_embedded(adata, embedded, neighbors_key, sections, instead)
+    mean = neighbor_mean_operator(graph, with_self=True)
+    rings = rings_of_embedded(adata, embedded, neighbors_key, graph)
     axes = PCA(min(_N_FILTERED, *values.shape), random_state=seed).fit_transform(values)
     narrow = [_widest(filtered_by_section(axes, rings, names)[0]), _components(mean @ values, seed)]
     expression = expression_of(adata, layer)
     if expression is None:
         varied = [part for part in narrow if np.ptp(part, axis=0).any()]  # the filter leaves nothing of pure noise
         return [_on_one_scale(part) for part in varied or narrow]
-    expression = expression[embedded]
-    broad = _on_one_scale(expression_axes(expression, mean, names, N_AXES, seed))
-    unsmoothed = expression_axes(expression, None, names, _N_EXPRESSION, seed)
+    genes = standardized(expression[embedded], names)
+    broad = _on_one_scale(expression_axes(genes, mean, N_AXES, seed))
+    unsmoothed = expression_axes(genes, None, _N_EXPRESSION, seed)
     narrow.append(_widest(filtered_by_section(unsmoothed, rings, names)[0]))
     return [np.hstack([_on_one_scale(part), broad]) for part in narrow]
 
